@@ -1,0 +1,1 @@
+"""Simulators and sensors in plain numpy. Knows no torch."""

@@ -1,0 +1,1 @@
+"""Policies and planners that act in `envs` with what `worldmodel` and `lidar` learned."""

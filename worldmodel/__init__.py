@@ -1,0 +1,1 @@
+"""What a JEPA is: objectives, targets, masks, monitors and the training loop. Knows no sensor and no simulator."""
