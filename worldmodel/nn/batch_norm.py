@@ -1,0 +1,104 @@
+"""Batch normalisation over all ranks, and recalibration of its running statistics.
+
+torch.nn.SyncBatchNorm refuses CPU tensors and assumes NCCL; this one runs on any backend, with unequal row counts
+per rank, and is an ordinary BatchNorm (same names, same numbers) in one process.
+"""
+
+import copy
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from worldmodel.distributed import is_distributed, sum_over_ranks
+
+T = TypeVar("T")
+
+
+class _SyncedBatchNorm(_BatchNorm):
+    """Normalises with the mean and biased variance over the rows of all ranks; running variance is unbiased."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self._check_input_dim(x)
+        if not (self.training and is_distributed()):
+            if self.training and x.numel() // max(x.shape[1], 1) < 2:
+                return self._few_rows(x)
+            return super().forward(x)
+        axes = [d for d in range(x.ndim) if d != 1]
+        shape = [1, -1] + [1] * (x.ndim - 2)
+        rows = x.float()
+        moments = torch.cat([rows.sum(axes), rows.new_tensor([rows.numel() / max(x.shape[1], 1)])])
+        total = sum_over_ranks(moments)
+        count = total[-1].detach().clamp_min(1)
+        mean = total[:-1] / count
+        centred = rows - mean.view(shape)
+        # Two passes: the variance from centred values keeps fp32 precision where the mean is large.
+        variance = sum_over_ranks(centred.square().sum(axes)) / count
+        self._update_running(mean.detach(), variance.detach(), count)
+        out = centred * torch.rsqrt(variance + self.eps).view(shape)
+        if self.affine:
+            out = out * self.weight.view(shape) + self.bias.view(shape)
+        return out.to(x.dtype)
+
+    def _few_rows(self, x: torch.Tensor) -> torch.Tensor:
+        """Fewer than two rows carry no batch statistics: use the running ones and leave them as they are."""
+        return nn.functional.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
+        )
+
+    @torch.no_grad()
+    def _update_running(self, mean: torch.Tensor, variance: torch.Tensor, count: torch.Tensor) -> None:
+        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
+            return
+        self.num_batches_tracked.add_(1)
+        share = self.momentum if self.momentum is not None else 1.0 / float(self.num_batches_tracked)
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), share)
+        unbiased = variance * count / (count - 1).clamp_min(1)
+        self.running_var.lerp_(unbiased.to(self.running_var.dtype), share)
+
+
+class SyncedBatchNorm1d(_SyncedBatchNorm):
+    """Input [N, C]: one row per active voxel. An empty or one-row batch passes with the running statistics."""
+
+    def _check_input_dim(self, x: torch.Tensor) -> None:
+        if x.ndim != 2:
+            raise ValueError(f"expected rows of shape [N, C], got {tuple(x.shape)}")
+
+
+class SyncedBatchNorm2d(_SyncedBatchNorm):
+    """Input [B, C, H, W]."""
+
+    def _check_input_dim(self, x: torch.Tensor) -> None:
+        if x.ndim != 4:
+            raise ValueError(f"expected a map of shape [B, C, H, W], got {tuple(x.shape)}")
+
+
+@torch.no_grad()
+def recalibrated(module: nn.Module, inputs: Iterable[T], run: Callable[[nn.Module, T], object]) -> nn.Module:
+    """A frozen copy of `module` in eval mode whose BatchNorm statistics are those of `inputs`; `module` is untouched.
+
+    Running statistics gathered on half-masked clouds do not fit full clouds (specification, trap A6): measure them
+    again on the data the copy will see. The statistics are the plain average over the inputs.
+
+    Args:
+        module: any module with BatchNorm layers.
+        inputs: batches to average over; an empty iterable only freezes the copy.
+        run: called as run(copy, batch) for each.
+    """
+    frozen = copy.deepcopy(module)
+    norms = [m for m in frozen.modules() if isinstance(m, _BatchNorm)]
+    batches = list(inputs)
+    momenta = [n.momentum for n in norms]
+    if batches:
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None
+        frozen.train()
+        for batch in batches:
+            run(frozen, batch)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    frozen.eval()
+    return frozen.requires_grad_(False)

@@ -1,0 +1,76 @@
+"""Settings of the training loop, validated when built."""
+
+from dataclasses import dataclass
+
+from worldmodel.training.schedules import OneCycle
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerConfig:
+    """Settings of `fit`.
+
+    Args:
+        max_steps: optimiser steps of the whole run; fixes the schedules, so a resumed run must keep it.
+        batch_size: samples per optimiser step over all processes and accumulated micro-batches together. The same
+            number trains the same way on one process and on many.
+        accumulate: micro-batches per optimiser step. Each is a batch of its own for BatchNorm and masks.
+        schedule: learning rate and beta1 as functions of the step.
+        beta2, weight_decay: of AdamW; the decay is decoupled and covers every parameter.
+        clip_norm: gradient norm limit.
+        precision: "fp32", or "bf16" (autocast; losses and statistics stay fp32).
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        num_workers: loader processes; 0 reads in the training process.
+        eval_every: steps between monitors on held-out frames; they also run before the first and after the last step.
+        checkpoint_every: steps between checkpoints; one is always written at the end, on Ctrl-C and on SIGTERM.
+        keep_checkpoints: how many of the newest checkpoints stay on disk.
+        stop_after: end early after this many steps with a checkpoint, the schedules unchanged (time-limited jobs).
+        seed: of initialisation, data order, augmentation, masks and random directions.
+        progress: show a progress bar.
+        wandb: "disabled", "offline" (needs no account) or "online".
+    """
+
+    max_steps: int
+    batch_size: int
+    schedule: OneCycle
+    accumulate: int = 1
+    beta2: float = 0.99
+    weight_decay: float = 0.01
+    clip_norm: float = 10.0
+    precision: str = "fp32"
+    device: str = "auto"
+    num_workers: int = 0
+    eval_every: int = 100
+    checkpoint_every: int = 100
+    keep_checkpoints: int = 2
+    stop_after: int | None = None
+    seed: int = 0
+    progress: bool = True
+    wandb: str = "disabled"
+
+    def __post_init__(self) -> None:
+        for name in ("max_steps", "batch_size", "accumulate", "eval_every", "checkpoint_every", "keep_checkpoints"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"trainer.{name} must be a whole number of at least 1, got {value!r}")
+        if self.stop_after is not None and self.stop_after < 1:
+            raise ValueError(f"trainer.stop_after must be at least 1 or null, got {self.stop_after}")
+        if self.num_workers < 0:
+            raise ValueError(f"trainer.num_workers must be 0 or more, got {self.num_workers}")
+        if self.precision not in ("fp32", "bf16"):
+            raise ValueError(f"trainer.precision must be fp32 or bf16, got {self.precision!r}")
+        if self.wandb not in ("disabled", "offline", "online"):
+            raise ValueError(f"trainer.wandb must be disabled, offline or online, got {self.wandb!r}")
+
+    def micro_batch(self, world: int) -> int:
+        """Samples that one process sees in one micro-batch.
+
+        Raises:
+            ValueError: if the batch cannot be shared out evenly.
+        """
+        share, rest = divmod(self.batch_size, world * self.accumulate)
+        if rest or share == 0:
+            raise ValueError(
+                f"trainer.batch_size={self.batch_size} cannot be split over {world} processes x "
+                f"{self.accumulate} accumulated micro-batches: make it a multiple of {world * self.accumulate}"
+            )
+        return share

@@ -1,0 +1,70 @@
+"""Metrics: one JSON object a line, the same to wandb when asked."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Rows of a metrics.jsonl; a last line cut off by a crash is ignored."""
+    rows = []
+    if path.is_file():
+        for line in path.read_text().splitlines():
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                continue
+    return rows
+
+
+class MetricsLog:
+    """Appends rows to metrics.jsonl. Rows of steps after the checkpoint a run resumes from are dropped first, so the
+    file of an interrupted run ends up as that of an undisturbed one.
+
+    Args:
+        path: the file; None writes nothing (ranks other than 0).
+        finished_steps: steps that the model to be trained has behind it.
+        wandb_mode: "disabled", "offline" or "online".
+    """
+
+    def __init__(
+        self, path: Path | None, *, finished_steps: int, wandb_mode: str = "disabled", run_name: str = ""
+    ) -> None:
+        self._file = None
+        self._wandb: Any = None
+        if path is None:
+            return
+        kept = [row for row in read_metrics(path) if row["step"] <= finished_steps]
+        temporary = path.with_name(f".{path.name}.tmp")
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        temporary.replace(path)
+        self._file = path.open("a", buffering=1)
+        if wandb_mode != "disabled":
+            self._wandb = _start_wandb(wandb_mode, run_name, path.parent)
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Add a row for the state after `step` finished steps; numbers that are not finite become strings."""
+        row = {k: v if math.isfinite(v) else repr(v) for k, v in values.items()}
+        if self._file is not None:
+            self._file.write(json.dumps({"step": step, **row}) + "\n")
+        if self._wandb is not None:
+            self._wandb.log(dict(values), step=step)
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+
+def _start_wandb(mode: str, name: str, folder: Path) -> Any:
+    try:
+        import wandb
+    except ImportError as error:
+        raise ImportError(
+            "trainer.wandb is on but wandb is not installed: pip install 'robot-worldmodel[wandb]', "
+            "or set trainer.wandb=disabled"
+        ) from error
+    return wandb.init(project="robot-worldmodel", name=name, dir=str(folder), mode=mode)  # type: ignore[arg-type]

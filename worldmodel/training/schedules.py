@@ -1,0 +1,41 @@
+"""Schedules as pure functions of the step: a resumed run continues them without any state."""
+
+import math
+from dataclasses import dataclass
+
+
+def _cosine(start: float, end: float, share: float) -> float:
+    return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneCycle:
+    """One-cycle learning rate with the opposite cycle of Adam's beta1 (AD-L-JEPA recipe, specification 3).
+
+    Cosine from max_lr / start_div to max_lr over the first `warmup` of the run, then cosine to
+    max_lr / start_div / final_div; beta1 runs high, low, high on the same phases.
+    """
+
+    max_lr: float
+    start_div: float = 10.0
+    final_div: float = 1e4
+    warmup: float = 0.4
+    beta1_high: float = 0.95
+    beta1_low: float = 0.85
+
+    def __post_init__(self) -> None:
+        if not (self.max_lr > 0 and self.start_div > 0 and self.final_div > 0 and 0 < self.warmup < 1):
+            raise ValueError(f"max_lr, start_div, final_div must be positive and warmup in (0, 1): {self}")
+
+    def at(self, step: int, total: int) -> tuple[float, float]:
+        """(learning rate, beta1) of the optimiser step number `step`, counted from 0, of `total`."""
+        progress = step / total
+        low = self.max_lr / self.start_div
+        if progress < self.warmup:
+            share = progress / self.warmup
+            return _cosine(low, self.max_lr, share), _cosine(self.beta1_high, self.beta1_low, share)
+        share = (progress - self.warmup) / (1 - self.warmup)
+        return (
+            _cosine(self.max_lr, low / self.final_div, share),
+            _cosine(self.beta1_low, self.beta1_high, share),
+        )
