@@ -1,0 +1,1 @@
+"""Driving: random street scenes and the data sets made from them."""

@@ -1,0 +1,256 @@
+"""Shapes and sizes of road users: cars, vans, trucks, pedestrians, cyclists. Every shape fills the unit box."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from envs.driving.meshes import Mesh, ball, box, hull, join, quads, tube
+
+PAINT, GLASS, TYRE, METAL, CLOTH, SKIN, PLATE = 0.16, 2e-5, 0.08, 0.3, 0.45, 0.4, 3.0
+SOFT = 0.01  # relief of clothing, metres
+
+Profile = tuple[tuple[float, float], ...]
+
+# Side views, front at the right, in fractions of length (x) and height (z): body below the belt line, then cabin.
+_CAR_BODIES: dict[str, tuple[Profile, Profile]] = {
+    "sedan": (
+        ((0.48, 0.16), (0.50, 0.36), (0.46, 0.52), (0.22, 0.61), (-0.34, 0.63), (-0.48, 0.60), (-0.50, 0.38), (-0.47, 0.16)),
+        ((0.25, 0.60), (0.06, 0.96), (-0.10, 1.00), (-0.20, 0.97), (-0.38, 0.62)),
+    ),
+    "hatchback": (
+        ((0.48, 0.15), (0.50, 0.36), (0.45, 0.52), (0.25, 0.60), (-0.42, 0.62), (-0.49, 0.56), (-0.50, 0.34), (-0.47, 0.15)),
+        ((0.29, 0.59), (0.09, 0.96), (-0.08, 1.00), (-0.34, 0.96), (-0.47, 0.60)),
+    ),
+    "estate": (
+        ((0.48, 0.15), (0.50, 0.35), (0.46, 0.50), (0.24, 0.59), (-0.44, 0.61), (-0.49, 0.56), (-0.50, 0.34), (-0.48, 0.15)),
+        ((0.26, 0.58), (0.07, 0.96), (-0.10, 1.00), (-0.41, 0.97), (-0.48, 0.60)),
+    ),
+    "suv": (
+        ((0.48, 0.18), (0.50, 0.42), (0.47, 0.56), (0.25, 0.64), (-0.43, 0.65), (-0.49, 0.60), (-0.50, 0.38), (-0.47, 0.18)),
+        ((0.27, 0.63), (0.13, 0.96), (-0.10, 1.00), (-0.40, 0.98), (-0.48, 0.64)),
+    ),
+}  # fmt: skip
+
+
+def _wheels(*, at: tuple[float, ...], radius: float, length: float, width: float) -> list[Mesh]:
+    """Wheels of `radius` metres on both sides of a body of this length and width."""
+    meshes = []
+    for x in at:
+        for side in (-1, 1):
+            y0, y1 = (side * (width / 2 - inset) for inset in (0.0, 0.2))
+            wheel = tube((x * length, y0, radius), (x * length, y1, radius), radius=(radius, radius), sides=8)
+            meshes.append(Mesh.of(wheel[:24], albedo=TYRE))  # the hidden inner cap is left out
+    return meshes
+
+
+def _plates(*, length: float, height: float) -> Mesh:
+    """Retro-reflecting number plates, front and rear."""
+    ends = [box((s * (length / 2 - 0.01), 0, height), (0.02, 0.5, 0.11)) for s in (-1, 1)]
+    return Mesh.of(np.concatenate(ends), albedo=PLATE)
+
+
+def _car(name: str) -> Mesh:
+    length, width, height = 3.9, 1.63, 1.53
+    body, cabin = (np.array(p) * (length, height) for p in _CAR_BODIES[name])
+    strip, sides = hull(body, np.array([0.46, 0.49, 0.50, 0.50, 0.50, 0.50, 0.49, 0.46]) * width)
+    top, windows = hull(cabin, np.array([0.46, 0.37, 0.36, 0.37, 0.45]) * width)
+    # Strip edges of the cabin: windscreen, roof, roof, rear window, hidden floor.
+    top_albedo = np.repeat([GLASS, PAINT, PAINT, GLASS, PAINT], 2)
+    pillars = [
+        Mesh.of(tube(cabin_point(cabin, i, s, width), cabin_point(cabin, j, s, width), radius=(0.05, 0.05), sides=3), albedo=PAINT)
+        for s in (-1, 1)
+        for i, j in ((0, 1), (4, 3))
+    ]  # fmt: skip
+    return join(
+        [
+            Mesh.of(np.concatenate([strip, sides]), albedo=PAINT),
+            Mesh.of(top, albedo=top_albedo),
+            Mesh.of(windows, albedo=GLASS),
+            *pillars,
+            *_wheels(at=(0.32, -0.30), radius=0.31, length=length, width=width),
+            _plates(length=length * 0.99, height=0.5),
+        ]
+    ).fitted()
+
+
+def cabin_point(cabin: np.ndarray, corner: int, side: int, width: float) -> tuple[float, float, float]:
+    """A corner of the cabin profile [5, 2] on one side of the car, just inside the glass."""
+    half = (0.45, 0.36, 0.35, 0.36, 0.44)[corner] * width
+    return float(cabin[corner, 0]), side * half, float(cabin[corner, 1]) - 0.05
+
+
+def _van() -> Mesh:
+    length, width, height = 5.1, 1.9, 2.2
+    profile = (
+        (0.48, 0.14),
+        (0.50, 0.32),
+        (0.44, 0.46),
+        (0.36, 0.52),
+        (0.24, 0.95),
+        (0.0, 1.0),
+        (-0.48, 0.99),
+        (-0.50, 0.5),
+        (-0.49, 0.14),
+    )
+    ring = np.array(profile) * (length, height)
+    strip, sides = hull(ring, np.array([0.47, 0.49, 0.49, 0.5, 0.43, 0.43, 0.44, 0.5, 0.48]) * width)
+    strip_albedo = np.full(len(strip), PAINT)
+    strip_albedo[6:8] = GLASS  # the windscreen, edge 3
+    windows = [box((0.25 * length, s * 0.475 * width, 0.68 * height), (0.8, 0.06, 0.5)) for s in (-1, 1)]
+    return join(
+        [
+            Mesh.of(strip, albedo=strip_albedo),
+            Mesh.of(sides, albedo=PAINT),
+            Mesh.of(np.concatenate(windows), albedo=GLASS),
+            *_wheels(at=(0.33, -0.30), radius=0.34, length=length, width=width),
+            _plates(length=length * 0.99, height=0.6),
+        ]
+    ).fitted()  # fmt: skip
+
+
+def _truck() -> Mesh:
+    length, width, height = 8.5, 2.5, 3.3
+    cab = np.array([(0.49, 0.12), (0.50, 0.42), (0.47, 0.82), (0.32, 0.84), (0.31, 0.12)]) * (length, height)
+    strip, sides = hull(cab, 0.48 * width)
+    strip_albedo = np.full(len(strip), PAINT)
+    strip_albedo[2:4] = GLASS
+    return join(
+        [
+            Mesh.of(strip, albedo=strip_albedo),
+            Mesh.of(sides, albedo=PAINT),
+            Mesh.of(
+                box((-0.10 * length, 0, 0.65 * height), (0.78 * length, width, 0.70 * height)),
+                albedo=2 * PAINT,
+            ),
+            Mesh.of(
+                box((-0.08 * length, 0, 0.24 * height), (0.82 * length, 0.4 * width, 0.12)), albedo=PAINT
+            ),
+            *_wheels(at=(0.38, -0.22, -0.38), radius=0.5, length=length, width=width * 0.96),
+            _plates(length=length * 0.99, height=0.7),
+        ]
+    ).fitted()
+
+
+def _person(*, stride: float, arms: float, coat: float) -> Mesh:
+    """A person 1.76 m tall; `stride` and `arms` are the swings of foot and hand in metres, `coat` the half depth."""
+
+    def limb(start: tuple, end: tuple, radius: tuple, albedo: float) -> Mesh:
+        return Mesh.of(tube(start, end, radius=radius, sides=5), albedo=albedo, relief=SOFT)
+
+    parts = []
+    for side in (-1, 1):
+        swing = side * stride
+        knee = (swing * 0.45 + 0.05, side * 0.11, 0.48)
+        parts += [
+            limb((0, side * 0.10, 0.92), knee, (0.10, 0.07), CLOTH * 0.7),
+            limb(knee, (swing, side * 0.11, 0.08), (0.07, 0.05), CLOTH * 0.7),
+            limb((swing - 0.06, side * 0.11, 0.04), (swing + 0.20, side * 0.12, 0.04), (0.05, 0.04), 0.1),
+            limb((0, side * 0.22, 1.42), (-side * arms * 0.5, side * 0.27, 1.12), (0.06, 0.05), CLOTH),
+            limb(
+                (-side * arms * 0.5, side * 0.27, 1.12),
+                (-side * arms + 0.06, side * 0.26, 0.86),
+                (0.05, 0.04),
+                CLOTH,
+            ),
+        ]
+    parts.append(Mesh.of(ball((0, 0, 1.17), (coat, 0.22, 0.36)), albedo=CLOTH, relief=SOFT))
+    parts.append(Mesh.of(ball((0, 0, 1.42), (0.10, 0.22, 0.10)), albedo=CLOTH, relief=SOFT))
+    parts.append(Mesh.of(ball((0.02, 0, 1.63), (0.10, 0.08, 0.13)), albedo=SKIN, relief=SOFT))
+    return join(parts)
+
+
+def _ring(center: tuple[float, float], radius: float) -> np.ndarray:
+    """A bicycle wheel in the x-z plane: a rim 4 cm high."""
+    turn = np.linspace(0, 2 * np.pi, 12, endpoint=False)
+    circle = np.stack([np.cos(turn), 0 * turn, np.sin(turn)], axis=1)
+    at = np.array([center[0], 0, center[1]])
+    outer, inner = at + radius * circle, at + (radius - 0.05) * circle
+    return quads(np.stack([outer, np.roll(outer, -1, 0), np.roll(inner, -1, 0), inner], axis=1))
+
+
+def _cyclist(*, lean: float, pedal: float) -> Mesh:
+    """A rider on a bicycle; `lean` moves the shoulders forward (m), `pedal` is the crank angle (rad)."""
+
+    def rod(start: tuple, end: tuple, radius: float, albedo: float, sides: int = 4) -> Mesh:
+        return Mesh.of(tube(start, end, radius=(radius, radius), sides=sides), albedo=albedo)
+
+    saddle, bar, crank = (-0.22, 0.0, 0.95), (0.45, 0.0, 1.02), (-0.05, 0.0, 0.30)
+    hip, shoulder = (-0.2, 0.0, 1.02), (lean, 0.0, 1.46)
+    parts = [Mesh.of(np.concatenate([_ring((-0.54, 0.34), 0.34), _ring((0.54, 0.34), 0.34)]), albedo=METAL)]
+    parts += [
+        rod(a, b, 0.025, METAL)
+        for a, b in (
+            (crank, saddle),
+            (crank, (0.40, 0, 0.82)),
+            (saddle, (0.38, 0, 0.88)),
+            ((0.54, 0, 0.34), bar),
+            ((-0.54, 0, 0.34), crank),
+            ((-0.54, 0, 0.34), saddle),
+            ((0.45, -0.28, 1.03), (0.45, 0.28, 1.03)),
+        )
+    ]
+    for side in (-1, 1):
+        foot = (-0.05 + 0.17 * side * np.cos(pedal), side * 0.13, 0.30 + 0.17 * side * np.sin(pedal))
+        knee = (0.22 + 0.3 * (foot[0] + 0.05), side * 0.13, 0.72 + 0.5 * (foot[2] - 0.30))
+        parts += [
+            Mesh.of(
+                tube((hip[0], side * 0.1, hip[2]), knee, radius=(0.1, 0.07), sides=5),
+                albedo=CLOTH * 0.7,
+                relief=SOFT,
+            ),
+            Mesh.of(tube(knee, foot, radius=(0.065, 0.045), sides=5), albedo=CLOTH * 0.7, relief=SOFT),
+            rod((lean, side * 0.2, 1.42), (0.43, side * 0.24, 1.05), 0.05, CLOTH, 5),
+        ]
+    parts += [
+        Mesh.of(tube(hip, shoulder, radius=(0.15, 0.18), sides=6), albedo=CLOTH, relief=SOFT),
+        Mesh.of(ball((lean + 0.08, 0, 1.62), (0.11, 0.09, 0.13)), albedo=SKIN, relief=SOFT),
+    ]
+    return join(parts)
+
+
+@lru_cache(maxsize=1)
+def shapes() -> dict[str, tuple[Mesh, ...]]:
+    """Shape variants of every category, each filling the unit box (x, y in +-0.5, z in 0..1)."""
+    people = [_person(stride=s, arms=a, coat=c) for s, a, c in (
+        (0.0, 0.0, 0.16), (0.10, 0.12, 0.14), (0.22, 0.20, 0.13), (0.34, 0.28, 0.14), (-0.30, -0.25, 0.18), (0.05, 0.30, 0.2),
+    )]  # fmt: skip
+    riders = [
+        _cyclist(lean=lean, pedal=p) for lean, p in ((0.0, 0.3), (0.15, 1.4), (0.25, 2.5), (-0.05, -0.8))
+    ]
+    return {
+        "Car": tuple(_car(name) for name in _CAR_BODIES),
+        "Van": (_van(),),
+        "Truck": (_truck(),),
+        "Pedestrian": tuple(person.fitted() for person in people),
+        "Cyclist": tuple(rider.fitted() for rider in riders),
+    }
+
+
+@dataclass(frozen=True)
+class SizeModel:
+    """Mean and standard deviation of length, width, height in metres. The means are KITTI's (simulation.md 8)."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def draw(self, rng: np.random.Generator) -> tuple[float, float, float]:
+        """One size, at most two standard deviations from the mean."""
+        unit = np.clip(rng.standard_normal(3), -2, 2)
+        length, width, height = np.asarray(self.mean) + unit * np.asarray(self.std)
+        return float(length), float(width), float(height)
+
+
+SIZES = {
+    "Car": SizeModel((3.88, 1.63, 1.53), (0.42, 0.10, 0.13)),
+    "Van": SizeModel((5.06, 1.90, 2.20), (0.45, 0.12, 0.25)),
+    "Truck": SizeModel((9.50, 2.55, 3.25), (2.0, 0.12, 0.30)),
+    "Pedestrian": SizeModel((0.84, 0.66, 1.76), (0.18, 0.10, 0.10)),
+    "Cyclist": SizeModel((1.76, 0.60, 1.74), (0.12, 0.09, 0.08)),
+}
+
+
+def draw_tint(category: str, rng: np.random.Generator) -> float:
+    """Brightness of paint or clothes relative to the shape's: black cars hardly return."""
+    spread = 0.8 if category in ("Car", "Van", "Truck") else 0.35
+    return float(np.clip(np.exp(spread * rng.standard_normal()), 0.1, 3.0))

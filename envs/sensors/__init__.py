@@ -1,0 +1,1 @@
+"""Sensors that look at a world of triangles."""
