@@ -14,7 +14,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-
 _alone = False
 
 
@@ -94,6 +93,14 @@ def any_rank(flag: bool, device: torch.device) -> bool:
     value = torch.tensor(float(flag), device=device)
     dist.all_reduce(value, op=dist.ReduceOp.MAX)
     return bool(value.item())
+
+
+def broadcast_text(text: str) -> str:
+    """Rank 0's text on every rank."""
+    box = [text]
+    if is_distributed():
+        dist.broadcast_object_list(box)
+    return box[0]
 
 
 def barrier() -> None:

@@ -31,14 +31,20 @@ def fit_linear_probe(
         labels: [N] int64 in 0..num_classes-1; classes may be absent.
     """
     if features.ndim != 2 or labels.shape != features.shape[:1] or len(features) == 0:
-        raise ValueError(f"expected features [N, D] and labels [N], got {tuple(features.shape)}, {tuple(labels.shape)}")
+        raise ValueError(
+            f"expected features [N, D] and labels [N], got {tuple(features.shape)}, {tuple(labels.shape)}"
+        )
     x = features.double()
     mean, std = x.mean(0), x.std(0, correction=0).clamp_min(1e-8)
     x = (x - mean) / std
     weight = torch.zeros(x.shape[1], num_classes, dtype=x.dtype, requires_grad=True)
     bias = torch.zeros(num_classes, dtype=x.dtype, requires_grad=True)
     optimizer = torch.optim.LBFGS(
-        [weight, bias], max_iter=iterations, tolerance_grad=1e-7, history_size=20, line_search_fn="strong_wolfe"
+        [weight, bias],
+        max_iter=iterations,
+        tolerance_grad=1e-7,
+        history_size=20,
+        line_search_fn="strong_wolfe",
     )
 
     def closure() -> torch.Tensor:
@@ -47,7 +53,7 @@ def fit_linear_probe(
         loss.backward()
         return loss
 
-    optimizer.step(closure)  # type: ignore[no-untyped-call, arg-type]
+    optimizer.step(closure)
     return LinearProbe(mean=mean, std=std, weight=weight.detach(), bias=bias.detach())
 
 

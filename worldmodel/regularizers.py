@@ -70,15 +70,12 @@ class SIGReg(nn.Module):
         weights = torch.full((num_points,), 2.0 * step, dtype=torch.float64)
         weights[0] = weights[-1] = step
         gaussian = torch.exp(-nodes.square() / 2)
-        self.register_buffer("nodes", nodes, persistent=False)
-        self.register_buffer("gaussian", gaussian, persistent=False)
-        self.register_buffer("weights", weights * gaussian, persistent=False)
+        self._nodes, self._gaussian, self._weights = nodes, gaussian, weights * gaussian
 
     @property
     def floor(self) -> float:
         """Expected statistic of N(0, I) samples under this quadrature, with scale_by_n."""
-        nodes, weights = self.nodes.double(), self.weights.double()  # type: ignore[operator]
-        return float((weights * (1 - torch.exp(-nodes.square()))).sum())
+        return float((self._weights * (1 - torch.exp(-self._nodes.square()))).sum())
 
     def directions(self, dim: int, *, step: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
         """Unit columns [D, num_slices], a function of (seed, step) alone."""
@@ -96,7 +93,7 @@ class SIGReg(nn.Module):
         with torch.autocast(device_type=z.device.type, enabled=False):
             z = z.double() if z.dtype == torch.float64 else z.float()
             nodes, gaussian, weights = (
-                b.to(z.device, z.dtype) for b in (self.nodes, self.gaussian, self.weights)  # type: ignore[union-attr, operator]
+                t.to(z.device, z.dtype) for t in (self._nodes, self._gaussian, self._weights)
             )
             a = self.directions(z.shape[-1], step=step, device=z.device, dtype=z.dtype)
             count = sum_over_ranks(z.new_tensor(float(z.shape[-2])))

@@ -82,7 +82,9 @@ def save_checkpoint(
         for name, value in entry.items()
     }
     save_file(_tensors(moments), temporary / "optimizer.safetensors")
-    write_json(temporary / "state.json", {**state, "step": step, "format": FORMAT, "torch": torch.__version__})
+    write_json(
+        temporary / "state.json", {**state, "step": step, "format": FORMAT, "torch": torch.__version__}
+    )
     for file in temporary.iterdir():
         _sync(file)
     if final.exists():
@@ -96,7 +98,9 @@ def save_checkpoint(
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """Complete checkpoints of a folder, oldest first."""
-    return sorted(p for p in folder.glob("step_*") if _NAME.fullmatch(p.name) and (p / "state.json").is_file())
+    return sorted(
+        p for p in folder.glob("step_*") if _NAME.fullmatch(p.name) and (p / "state.json").is_file()
+    )
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

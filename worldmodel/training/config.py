@@ -48,7 +48,14 @@ class TrainerConfig:
     wandb: str = "disabled"
 
     def __post_init__(self) -> None:
-        for name in ("max_steps", "batch_size", "accumulate", "eval_every", "checkpoint_every", "keep_checkpoints"):
+        for name in (
+            "max_steps",
+            "batch_size",
+            "accumulate",
+            "eval_every",
+            "checkpoint_every",
+            "keep_checkpoints",
+        ):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"trainer.{name} must be a whole number of at least 1, got {value!r}")

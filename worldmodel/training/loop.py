@@ -106,7 +106,9 @@ def fit(
         CheckpointError: the checkpoint does not fit the task.
     """
     if not isinstance(task, Task):
-        raise TypeError(f"{type(task).__name__} lacks training_step, after_step or monitors (worldmodel.protocols.Task)")
+        raise TypeError(
+            f"{type(task).__name__} lacks training_step, after_step or monitors (worldmodel.protocols.Task)"
+        )
     task.to(device)
     parameters = [p for p in task.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=config.schedule.max_lr, weight_decay=config.weight_decay)
@@ -157,7 +159,11 @@ class _Loop:
         self, start: int, dataset: Dataset[Any], collate: Callable[[list[Any]], Any], stop: _StopRequest
     ) -> FitResult:
         config = self.config
-        end = config.max_steps if config.stop_after is None else min(config.max_steps, start + config.stop_after)
+        end = (
+            config.max_steps
+            if config.stop_after is None
+            else min(config.max_steps, start + config.stop_after)
+        )
         order = BatchOrder(
             size=len(dataset),  # type: ignore[arg-type]
             micro_batch=config.micro_batch(world_size()),
@@ -170,7 +176,7 @@ class _Loop:
         )
         loader = DataLoader(
             dataset,
-            batch_sampler=order,  # type: ignore[arg-type]
+            batch_sampler=order,
             collate_fn=collate,
             num_workers=config.num_workers,
             pin_memory=self.device.type == "cuda",
@@ -186,7 +192,9 @@ class _Loop:
                 done = step + 1
                 self.log.write(done, values)
                 bar.update()
-                bar.set_postfix_str(f"loss {values['loss']:.4f}, {values['time/frames_per_s']:.1f} frames/s", refresh=False)
+                bar.set_postfix_str(
+                    f"loss {values['loss']:.4f}, {values['time/frames_per_s']:.1f} frames/s", refresh=False
+                )
                 if done % config.eval_every == 0 or done == config.max_steps:
                     self.evaluate(done)
                 stopping = any_rank(stop.requested, self.device)
@@ -243,14 +251,20 @@ class _Loop:
             try:
                 values = self.task.monitors(self.heldout)  # type: ignore[operator]
             except RepresentationCollapse as error:
-                raise RepresentationCollapse(f"{error} (after step {done}; metrics in {self.run.metrics})") from None
+                raise RepresentationCollapse(
+                    f"{error} (after step {done}; metrics in {self.run.metrics})"
+                ) from None
             finally:
                 self.task.train()
         self.log.write(done, {f"heldout/{name}": value for name, value in values.items()})
 
     def save(self, done: int) -> None:
         if rank() == 0:
-            state = {"max_steps": self.config.max_steps, "seed": self.config.seed, "batch_size": self.config.batch_size}
+            state = {
+                "max_steps": self.config.max_steps,
+                "seed": self.config.seed,
+                "batch_size": self.config.batch_size,
+            }
             save_checkpoint(
                 self.run.checkpoints,
                 step=done,
@@ -278,7 +292,7 @@ class _Loop:
         parts = ", ".join(f"{k} {v:.4g}" for k, v in values.items())
         kept = self.run.latest_checkpoint()
         return (
-            f"training diverged at step {step + 1}: {parts}. Lower the learning rate (optim.max_lr) or use "
+            f"training diverged at step {step + 1}: {parts}. Lower the learning rate (trainer.max_lr) or use "
             f"trainer.precision=fp32; the last good checkpoint is {kept or 'none yet'}"
         )
 

@@ -34,7 +34,9 @@ class RunFolder:
             return cls(Path(directory).expanduser())
         if not resume:
             return cls(root / job / datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
-        runs = sorted((p for p in (root / job).glob("*") if (p / "config.json").is_file()), key=lambda p: p.name)
+        runs = sorted(
+            (p for p in (root / job).glob("*") if (p / "config.json").is_file()), key=lambda p: p.name
+        )
         if not runs:
             raise RunFolderError(f"no run to resume under {root / job}: name one with run.dir=DIR")
         return cls(runs[-1])

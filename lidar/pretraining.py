@@ -1,0 +1,126 @@
+"""AD-L-JEPA as a task of the training loop: points to voxels, the loss, the health of the representation."""
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from lidar.ad_l_jepa import ADLJEPA, Embeddings
+from lidar.batch import PointCloudBatch, VoxelBatch
+from lidar.encoder import SparseEncoder, bev_cells
+from lidar.grid import VoxelGrid
+from lidar.voxels import voxelize
+from worldmodel.monitors import EmbeddingHealth, EmbeddingMonitor
+from worldmodel.nn.batch_norm import recalibrated
+from worldmodel.objectives import Loss, unit
+from worldmodel.protocols import RepresentationCollapse
+
+
+class Voxelizer:
+    """Points to mean voxel features with the caps of a recipe (specification 2.1).
+
+    Args:
+        grid: range and voxel size.
+        max_points_per_voxel, max_voxels: caps, first come first served; None is no cap.
+    """
+
+    def __init__(self, *, grid: VoxelGrid, max_points_per_voxel: int | None, max_voxels: int | None) -> None:
+        self.grid, self.max_points_per_voxel, self.max_voxels = grid, max_points_per_voxel, max_voxels
+
+    def __call__(self, batch: PointCloudBatch) -> VoxelBatch:
+        return voxelize(
+            batch, self.grid, max_points_per_voxel=self.max_points_per_voxel, max_voxels=self.max_voxels
+        )
+
+
+@torch.no_grad()
+def occupied_features(encoder: SparseEncoder, voxels: VoxelBatch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Features of non-empty BEV cells [n, C] and the occupancy [B, H, W] they come from, in row-major order."""
+    occupied = bev_cells(
+        voxels.coordinates, stride=encoder.stride, bev_shape=encoder.bev_shape, batch_size=voxels.batch_size
+    )
+    return encoder(voxels).permute(0, 2, 3, 1)[occupied].float(), occupied
+
+
+def encoder_health(encoder: SparseEncoder, batches: Sequence[VoxelBatch]) -> EmbeddingHealth:
+    """Health of the L2-normalised features at non-empty cells of full scans, BatchNorm recalibrated on them."""
+    frozen = recalibrated(encoder, batches, lambda module, voxels: module(voxels))
+    monitor = EmbeddingMonitor(encoder.bev_channels)
+    for voxels in batches:
+        features, _ = occupied_features(frozen, voxels)  # type: ignore[arg-type]
+        monitor.update(unit(features))
+    return monitor.compute()
+
+
+class LidarPretraining(nn.Module):
+    """Task: trains an `ADLJEPA`.
+
+    Args:
+        model: the model.
+        voxelizer: points to voxels.
+        collapse_std: std / gamma of held-out features below which the run stops as collapsed.
+    """
+
+    def __init__(self, *, model: ADLJEPA, voxelizer: Voxelizer, collapse_std: float = 0.05) -> None:
+        super().__init__()
+        self.model = model
+        self.voxelizer = voxelizer
+        self.collapse_std = collapse_std
+        # The untrained encoder is the yardstick; in a tuple, so that it is neither trained nor saved.
+        self._untrained = (copy.deepcopy(model.encoder).requires_grad_(False),)
+        self._untrained_health: EmbeddingHealth | None = None
+
+    @property
+    def untrained_encoder(self) -> SparseEncoder:
+        """The context encoder as it was initialised."""
+        return self._untrained[0]
+
+    def training_step(self, batch: PointCloudBatch, step: int) -> Loss:
+        return self.model(self.voxelizer(batch), batch.seeds, step)
+
+    def after_step(self, step: int, total_steps: int) -> dict[str, float]:
+        momentum = self.model.target.update(self.model.encoder, progress=step / total_steps)
+        return {} if momentum is None else {"ema_momentum": momentum}
+
+    def embed(self, batch: PointCloudBatch) -> tuple[VoxelBatch, Embeddings]:
+        """Voxels and embeddings of a batch, for pictures and held-out losses."""
+        voxels = self.voxelizer(batch)
+        return voxels, self.model.embed(voxels, self.model.draw_masks(voxels, batch.seeds))
+
+    def monitors(self, batches: Sequence[PointCloudBatch]) -> dict[str, float]:
+        device = next(self.model.parameters()).device
+        voxels = [self.voxelizer(b.to(device)) for b in batches]
+        health = encoder_health(self.model.encoder, voxels)
+        if self._untrained_health is None:
+            self._untrained_health = encoder_health(self.untrained_encoder.to(device), voxels)
+            self._untrained[0].cpu()
+        random = self._untrained_health
+        gamma = self.model.encoder.bev_channels**-0.5
+        values = {
+            "rankme": health.rankme,
+            "rankme_over_random": health.rankme / random.rankme,
+            "rankme_centered": health.rankme_centered,
+            "rankme_centered_over_random": health.rankme_centered / random.rankme_centered,
+            "std_over_gamma": health.std / gamma,
+            "std_over_gamma_random": random.std / gamma,
+            "dead_dimensions": health.dead,
+            "mean_cosine": health.mean_cosine,
+            **self._heldout_loss(batches, device),
+        }
+        if not health.std / gamma >= self.collapse_std:
+            raise RepresentationCollapse(
+                f"the representation collapsed: std/gamma {health.std / gamma:.3f} is below {self.collapse_std} on "
+                f"held-out frames (RankMe {health.rankme:.1f}). Raise objective.lambda_reg or lower trainer.max_lr"
+            )
+        return values
+
+    def _heldout_loss(self, batches: Sequence[PointCloudBatch], device: torch.device) -> dict[str, float]:
+        """Loss parts with the masks of the batches' own seeds and batch statistics, on a copy: nothing is updated."""
+        model = copy.deepcopy(self.model).train()
+        sums: dict[str, float] = {}
+        for batch in batches:
+            loss = model(self.voxelizer(batch.to(device)), batch.seeds, 0)
+            for name, value in loss.parts.items():
+                sums[name] = sums.get(name, 0.0) + float(value) / len(batches)
+        return sums

@@ -1,0 +1,158 @@
+"""From settings to a model: the configurations of AD-L-JEPA, validated, and what they build."""
+
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import nn
+
+from lidar.ad_l_jepa import ADLJEPA
+from lidar.ad_l_jepa import Objective as EmbeddingObjective
+from lidar.encoder import SparseEncoder
+from lidar.grid import Range, VoxelGrid
+from lidar.objectives import EMAVariance, SIGRegObjective
+from lidar.pretraining import LidarPretraining, Voxelizer
+from lidar.sparse import Backend
+from worldmodel.masking.bev import RandomCells
+from worldmodel.nn.batch_norm import SyncedBatchNorm1d
+from worldmodel.regularizers import SIGReg
+from worldmodel.targets import EMATarget, SharedTarget
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderConfig:
+    """Grid, voxel caps and encoder of a recipe (specification 2.1, 2.2).
+
+    Args:
+        name: of the recipe, for reports.
+        point_range: x0 y0 z0 x1 y1 z1 in metres.
+        voxel_size: x y z in metres.
+        widths: channels of the stem, of each stage of stride 2 and of conv_out.
+        norm_momentum: of the encoder's BatchNorm.
+        max_points_per_voxel, max_voxels: caps; null is no cap.
+        mask_ratio: share of BEV cells to mask.
+        official_lambda_reg: weight of the variance term in the release's config for this sensor.
+        in_channels: features per point.
+        backend: of the sparse convolutions: auto, torch or spconv.
+    """
+
+    name: str
+    point_range: Range
+    voxel_size: tuple[float, float, float]
+    widths: tuple[int, ...]
+    norm_momentum: float
+    max_points_per_voxel: int | None
+    max_voxels: int | None
+    mask_ratio: float
+    official_lambda_reg: float
+    in_channels: int = 4
+    backend: Backend = "auto"
+
+    @property
+    def grid(self) -> VoxelGrid:
+        return VoxelGrid(point_range=self.point_range, voxel_size=self.voxel_size)
+
+    @property
+    def voxelizer(self) -> Voxelizer:
+        return Voxelizer(
+            grid=self.grid, max_points_per_voxel=self.max_points_per_voxel, max_voxels=self.max_voxels
+        )
+
+    def encoder(self, *, synced: bool = True) -> SparseEncoder:
+        """A context encoder with fresh weights; BatchNorm over all ranks if `synced`."""
+        norm = SyncedBatchNorm1d if synced else nn.BatchNorm1d
+        return SparseEncoder(
+            in_channels=self.in_channels,
+            grid=self.grid,
+            widths=self.widths,
+            norm=partial(norm, eps=1e-3, momentum=self.norm_momentum),
+            backend=self.backend,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EMAVarianceConfig:
+    """EMA target and variance hinge, the paper's objective; the arguments are those of EMAVariance and EMATarget."""
+
+    lambda_jepa: float
+    lambda_reg: float
+    occupied_weight: float
+    ema_momentum: float
+
+    def build(self, encoder: SparseEncoder, *, seed: int) -> tuple[EMATarget, EMAVariance]:
+        objective = EMAVariance(
+            lambda_jepa=self.lambda_jepa, lambda_reg=self.lambda_reg, occupied_weight=self.occupied_weight
+        )
+        return EMATarget(encoder, momentum=self.ema_momentum), objective
+
+
+@dataclass(frozen=True, kw_only=True)
+class SIGRegConfig:
+    """SIGReg on a shared encoder in place of EMA and variance hinge; see SIGRegObjective."""
+
+    weight: float
+    samples: int
+    num_slices: int
+    occupied_weight: float
+
+    def build(self, encoder: SparseEncoder, *, seed: int) -> tuple[SharedTarget, SIGRegObjective]:
+        objective = SIGRegObjective(
+            channels=encoder.bev_channels,
+            sigreg=SIGReg(num_slices=self.num_slices, seed=seed),
+            norm=SyncedBatchNorm1d,
+            weight=self.weight,
+            samples=self.samples,
+            occupied_weight=self.occupied_weight,
+        )
+        return SharedTarget(), objective
+
+
+OBJECTIVES: dict[str, type[EMAVarianceConfig] | type[SIGRegConfig]] = {
+    "ema_variance": EMAVarianceConfig,
+    "sigreg": SIGRegConfig,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompatConfig:
+    """Paper or release: where the official code differs from the paper (docs/ad_l_jepa.md lists the differences).
+
+    Args:
+        learn_tokens: False freezes the tokens, as the release does by mistake.
+        token_std: the tokens' initial standard deviation; 1 in the release.
+        synced_batch_norm: statistics over all ranks; the release normalises per GPU.
+        official_lambda_reg: take the variance weight of the release's config of the sensor.
+    """
+
+    learn_tokens: bool
+    token_std: float
+    synced_batch_norm: bool
+    official_lambda_reg: bool
+
+
+def build_task(
+    *,
+    encoder: EncoderConfig,
+    objective: EMAVarianceConfig | SIGRegConfig,
+    compat: CompatConfig,
+    collapse_std: float,
+    seed: int,
+) -> LidarPretraining:
+    """The model with weights drawn from `seed`; the global random state is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        context_encoder = encoder.encoder(synced=compat.synced_batch_norm)
+        target, loss = objective.build(context_encoder, seed=seed)
+        if compat.official_lambda_reg and isinstance(loss, EMAVariance):
+            loss.lambda_reg = encoder.official_lambda_reg
+        terms: EmbeddingObjective = loss
+        model = ADLJEPA(
+            encoder=context_encoder,
+            target=target,
+            masks=RandomCells(ratio=encoder.mask_ratio),
+            objective=terms,
+            token_std=compat.token_std,
+            learn_tokens=compat.learn_tokens,
+            synced=compat.synced_batch_norm,
+        )
+    return LidarPretraining(model=model, voxelizer=encoder.voxelizer, collapse_std=collapse_std)

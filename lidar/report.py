@@ -1,0 +1,180 @@
+"""The report of a pretraining run: did it learn, what did it learn, how was it run."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lidar.batch import PointCloudBatch
+from lidar.experiment import PretrainingData, probe_summary
+from lidar.figures import bev_views, draw_frame
+from lidar.pretraining import LidarPretraining
+from lidar.probe import ProbeResult
+from worldmodel.training.checkpoints import write_json
+from worldmodel.training.metrics import read_metrics
+from worldmodel.training.provenance import provenance
+from worldmodel.training.report import Report, curves
+from worldmodel.training.run_folder import RunFolder
+
+_PANELS = {
+    "training loss": ("loss",),
+    "prediction error, 1 - cos": ("loss/jepa_m1", "loss/jepa_m0"),
+    "regularisers": (
+        "loss/variance_context",
+        "loss/variance_prediction",
+        "loss/variance_target",
+        "loss/sigreg_over_floor",
+    ),
+    "held-out prediction error": ("heldout/loss/jepa_m1", "heldout/loss/jepa_m0"),
+    "held-out RankMe": ("heldout/rankme", "heldout/rankme_centered"),
+    "held-out spread": (
+        "heldout/std_over_gamma",
+        "heldout/std_over_gamma_random",
+        "heldout/mean_cosine",
+        "heldout/dead_dimensions",
+    ),
+    "learning rate": ("learning_rate",),
+    "gradient norm": ("gradient_norm",),
+    "frames per second": ("time/frames_per_s",),
+}
+_HEALTH = {
+    "heldout/loss/jepa_m1": "prediction error at masked non-empty cells (M1)",
+    "heldout/loss/jepa_m0": "prediction error at masked empty cells (M0)",
+    "heldout/rankme": "RankMe",
+    "heldout/rankme_centered": "RankMe, centred",
+    "heldout/rankme_over_random": "RankMe / RankMe of the random encoder",
+    "heldout/std_over_gamma": "std / gamma",
+    "heldout/std_over_gamma_random": "std / gamma of the random encoder",
+    "heldout/dead_dimensions": "share of dead dimensions",
+    "heldout/mean_cosine": "mean pairwise cosine",
+}
+
+
+def summarise(run: RunFolder, probe: ProbeResult | None, data: PretrainingData) -> dict[str, Any]:
+    """results.json: first and last held-out monitors, the probe, provenance."""
+    rows = [r for r in read_metrics(run.metrics) if "heldout/rankme" in r]
+    steps = [r for r in read_metrics(run.metrics) if "loss" in r]
+    first, last = (rows[0], rows[-1]) if rows else ({}, {})
+    summary: dict[str, Any] = {
+        "first": first,
+        "last": last,
+        "steps": len(steps),
+        "frames": {"train": len(data.train), "heldout": len(data.heldout)},
+        "median_frames_per_s": _median([r["time/frames_per_s"] for r in steps]),
+        "probe": probe_summary(probe) if probe else None,
+        "probe_trivial": probe.trivial if probe else None,
+        "notes": list(data.notes),
+        **provenance(),
+    }
+    if rows:
+        summary["m1_reduction"] = 1 - last["heldout/loss/jepa_m1"] / first["heldout/loss/jepa_m1"]
+    return summary
+
+
+def write_report(
+    task: LidarPretraining,
+    *,
+    run: RunFolder,
+    data: PretrainingData,
+    heldout: Sequence[PointCloudBatch],
+    pictures: Sequence[PointCloudBatch],
+    probe: ProbeResult | None,
+    why_no_probe: str,
+) -> Path:
+    """Write results.json and report.html; returns the page's path.
+
+    Args:
+        heldout: batches the monitors ran on.
+        pictures: one-frame batches to draw.
+    """
+    summary = summarise(run, probe, data)
+    write_json(run.path / "results.json", summary)
+    page = Report("AD-L-JEPA pretraining report", figures=run.figures)
+    page.paragraph(
+        f"{summary['frames']['train']} unlabelled frames of {data.source.name}, {summary['steps']} steps, "
+        f"{summary['median_frames_per_s']:.1f} frames/s (median). No label was read before the probe."
+    )
+    for note in data.notes:
+        page.code(note)
+    _health(page, summary)
+    _probe(page, probe, why_no_probe)
+    page.heading("Curves")
+    rows = read_metrics(run.metrics)
+    page.figure("curves", curves(rows, _PANELS), "Metrics of every step, and monitors on held-out frames")
+    if pictures and heldout:
+        page.heading("What it sees")
+        page.paragraph(
+            "From left to right: the scan; the cells hidden from the context encoder; features of the full scan as "
+            "colours; how well hidden cells are predicted; where the predictor expects something, told by the "
+            "distance of its prediction from the empty token."
+        )
+        for number, batch in enumerate(pictures):
+            with torch.no_grad():
+                views = bev_views(task, batch, list(heldout))
+            drawing = draw_frame(
+                views,
+                batch.points.cpu().numpy(),
+                task.voxelizer.grid,
+                title=f"held-out frame {batch.frame_ids[0]}",
+            )
+            page.figure(f"bev_{number}", drawing, f"Frame {batch.frame_ids[0]}, not seen in training")
+    page.heading("How it was run")
+    page.code(str(summary["command"]))
+    page.table(
+        ("", ""),
+        [(k, summary[k]) for k in ("commit", "machine", "platform", "python", "torch", "threads", "date")],
+    )
+    page.code(json.dumps(json.loads(run.config.read_text()), indent=2))
+    page.write(run.report)
+    return run.report
+
+
+def _health(page: Report, summary: dict[str, Any]) -> None:
+    page.heading("Did it learn?")
+    if not summary["first"]:
+        page.paragraph("No held-out frames: nothing was monitored.")
+        return
+    rows = [
+        (text, f"{summary['first'][name]:.3f}", f"{summary['last'][name]:.3f}")
+        for name, text in _HEALTH.items()
+        if name in summary["first"]
+    ]
+    page.table(("on held-out frames", "before training", "after"), rows)
+    page.paragraph(
+        f"The M1 prediction error fell by {100 * summary['m1_reduction']:.0f} % on held-out frames."
+    )
+
+
+def _probe(page: Report, probe: ProbeResult | None, why_not: str) -> None:
+    page.heading("Frozen linear probe")
+    if probe is None:
+        page.paragraph(f"Not run: {why_not}.")
+        return
+    page.paragraph(
+        f"Cells are background, car, pedestrian or cyclist; mean of three average precisions on {probe.cells} cells of "
+        f"{probe.scenes} scenes. Both encoders see the same draws of labelled scenes. A constant classifier scores "
+        f"{probe.trivial:.3f}."
+    )
+    rows = []
+    for row in probe.rows:
+        low, high = row.gain_interval
+        mean = [sum(values) / len(values) for values in (row.random, row.pretrained)]
+        rows.append(
+            (
+                row.budget,
+                len(row.random),
+                *(f"{m:.3f}" for m in mean),
+                f"{row.gain:+.3f}",
+                f"{low:+.3f} .. {high:+.3f}",
+            )
+        )
+    page.table(
+        ("labelled scenes", "draws", "random encoder", "pretrained", "paired gain", "+- 2 standard errors"),
+        rows,
+    )
+
+
+def _median(values: list[float]) -> float:
+    return sorted(values)[len(values) // 2] if values else float("nan")
