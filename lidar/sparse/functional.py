@@ -1,7 +1,7 @@
-"""Sparse convolution in plain torch: gather, one matrix product per tap, sum by gathering again.
+"""Sparse convolution in plain torch: gather, matrix product, sum by gathering again.
 
-Forward and backward are the same three steps. `embedding_bag` does the sums: it reads the products of a row
-in a fixed order, so nothing is scattered and every number of threads gives the same bits.
+Forward and backward are the same three steps over runs of rows (see `lidar.sparse.runs`). `embedding_bag` does the
+sums: it reads the products of a row in a fixed order, so every number of threads gives the same bits.
 """
 
 from typing import Any
@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from lidar.sparse.tables import Bags, PairTable
+from lidar.sparse.runs import Block, RunReader, groups
+from lidar.sparse.tables import PairTable
 
 
 def sparse_conv(
@@ -50,41 +51,74 @@ def sparse_conv(
 class _SparseConv(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, features: torch.Tensor, weight: torch.Tensor, table: PairTable) -> torch.Tensor:
+        """features [N_in, C_in], weight [C_out, K, C_in] -> [N_out, C_out]."""
         ctx.save_for_backward(features, weight)
         ctx.table = table
-        rows = _gather(features, table.inputs)
-        products = features.new_empty(len(rows), weight.shape[0])
-        for tap, start, stop in table.taps:
-            torch.mm(rows[start:stop], weight[:, tap].t(), out=products[start:stop])
-        return _sum(products, table.by_output, len(table.target))
+        kernel = _Kernel(weight.permute(1, 2, 0))
+        reader = RunReader(features)
+        sums = []
+        for block in table.forward:
+            products = features.new_empty(sum(block.sizes), weight.shape[0])
+            parts = products.split(block.sizes) if block.sizes else ()
+            for (taps, first, _), part in zip(groups(block), parts, strict=True):
+                torch.mm(reader.read(first, len(taps)), kernel.rows(taps), out=part)
+            sums.append(_sum(products, block))
+        return _stack(sums, features, weight.shape[0])
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, None]:
+        """The same pass over the gradient, with the taps in reverse; each gathered run serves both gradients."""
         features, weight = ctx.saved_tensors
-        table: PairTable = ctx.table
-        grad_rows = _gather(grad.contiguous(), table.outputs)
-        grad_features = grad_weight = None
+        need_features, need_weight, _ = ctx.needs_input_grad
+        out_channels, taps_total, in_channels = weight.shape
+        kernel = _Kernel(weight.permute(1, 0, 2).flip(0))
+        # Sums over many rows: kept in float32 also where the products are bfloat16.
+        wide = torch.promote_types(weight.dtype, torch.float32)
+        grad_kernel = weight.new_zeros(taps_total, out_channels, in_channels, dtype=wide)
+        reader = RunReader(grad)
+        sums = []
         with torch.autocast(grad.device.type, enabled=False):
-            if ctx.needs_input_grad[1]:
-                rows = _gather(features, table.inputs)
-                grad_weight = torch.zeros_like(weight)
-                for tap, start, stop in table.taps:
-                    torch.mm(grad_rows[start:stop].t(), rows[start:stop], out=grad_weight[:, tap])
-            if ctx.needs_input_grad[0]:
-                products = features.new_empty(len(grad_rows), features.shape[1])
-                for tap, start, stop in table.taps:
-                    torch.mm(grad_rows[start:stop], weight[:, tap], out=products[start:stop])
-                grad_features = _sum(products, table.by_input, len(features))
+            for block in ctx.table.backward:
+                products = grad.new_empty(sum(block.sizes) if need_features else 0, in_channels)
+                parts = products.split(block.sizes) if len(products) else [products] * len(block.sizes)
+                for (taps, first, centres), part in zip(groups(block), parts, strict=True):
+                    run = reader.read(first, len(taps))
+                    if need_features:
+                        torch.mm(run, kernel.rows(taps), out=part)
+                    if need_weight:
+                        product = run.t().mm(features.index_select(0, centres))
+                        for tap, tap_grad in zip(taps, product.split(out_channels), strict=True):
+                            grad_kernel[tap] += tap_grad
+                if need_features:
+                    sums.append(_sum(products, block))
+        grad_features = _stack(sums, grad, in_channels) if need_features else None
+        grad_weight = grad_kernel.flip(0).permute(1, 0, 2).to(weight.dtype) if need_weight else None
         return grad_features, grad_weight, None
 
 
-def _gather(rows: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    return rows.index_select(0, index)
+class _Kernel:
+    """A kernel [K, C, C'] that hands out the rows of some taps, one under the other."""
+
+    def __init__(self, kernel: torch.Tensor) -> None:
+        self.kernel = kernel.contiguous()
+
+    def rows(self, taps: tuple[int, ...]) -> torch.Tensor:
+        """[len(taps) * C, C']."""
+        low, high = taps[0], taps[-1] + 1
+        if high - low == len(taps):
+            return self.kernel[low:high].flatten(0, 1)
+        return torch.cat([self.kernel[tap] for tap in taps])
 
 
-def _sum(products: torch.Tensor, bags: Bags, count: int) -> torch.Tensor:
-    """Sum of the products [P, C] in each bag: [count, C]."""
+def _sum(products: torch.Tensor, block: Block) -> torch.Tensor:
+    """Sum the products [I, C] of each centre: [count, C]."""
     if len(products) == 0:
-        return products.new_zeros(count, products.shape[1])
-    return F.embedding_bag(bags.pairs, products, bags.offsets, mode="sum", include_last_offset=True)
+        return products.new_zeros(block.count, products.shape[1])
+    return F.embedding_bag(block.pairs, products, block.offsets, mode="sum", include_last_offset=True)
+
+
+def _stack(parts: list[torch.Tensor], like: torch.Tensor, channels: int) -> torch.Tensor:
+    if not parts:
+        return like.new_zeros(0, channels)
+    return parts[0] if len(parts) == 1 else torch.cat(parts)

@@ -1,37 +1,14 @@
-"""Pair tables: for every tap of a kernel, which input row meets which output row.
+"""Tables: for every tap of a kernel, which input row meets which output row."""
 
-A sparse convolution is a sum over its pairs. A table lists them tap by tap, and also the order in which the
-products are summed per output row (and, for the gradient, per input row). With both orders at hand forward
-and backward only gather: no scatter, no atomics, the same bits whatever the number of threads.
-"""
-
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from math import prod
 
 import torch
 
+from lidar.sparse.runs import Block, TapPairs, build_blocks
 from lidar.sparse.sites import Shape, Sites, linear_keys, split_keys
-
-
-@dataclass(frozen=True)
-class Bags:
-    """Groups of pairs to be summed: group n holds pairs[offsets[n]:offsets[n + 1]].
-
-    Attributes:
-        pairs: [P] int64 pair numbers.
-        offsets: [N + 1] int64.
-    """
-
-    pairs: torch.Tensor
-    offsets: torch.Tensor
-
-    @classmethod
-    def by_row(cls, rows: torch.Tensor, count: int) -> "Bags":
-        """Group the pairs by their row number [P]; inside a group the pair order is kept."""
-        ordered, pairs = torch.sort(rows, stable=True)
-        return cls(pairs, torch.searchsorted(ordered, torch.arange(count + 1, device=rows.device)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,34 +16,35 @@ class PairTable:
     """The pairs of one convolution geometry on one set of sites.
 
     Attributes:
-        inputs: [P] int64 input row of each pair, tap after tap.
-        outputs: [P] int64 output row of each pair.
-        taps: (tap, start, stop) of each tap that has pairs; tap counts through the kernel in z, y, x order.
+        pairs: for each tap that has any: its number (z, y, x order), the output rows and the input rows.
         source: the sites of the input.
         target: the sites of the output.
         kernel: kernel size along z, y, x.
-        submanifold: source and target are the same sites and the first tap listed is the kernel's centre,
-            whose pairs are (n, n): it needs no gather.
+        mirrored: the pairs of a tap are those of its mirror image with input and output exchanged, as in a
+            submanifold convolution.
     """
 
-    inputs: torch.Tensor
-    outputs: torch.Tensor
-    taps: tuple[tuple[int, int, int], ...]
+    pairs: TapPairs
     source: Sites
     target: Sites
     kernel: Shape
-    submanifold: bool
-    _bags: Bags | None = field(default=None, repr=False)
+    mirrored: bool
 
     @cached_property
-    def by_output(self) -> Bags:
-        """Pairs grouped by output row: the sums of the forward pass."""
-        return self._bags or Bags.by_row(self.outputs, len(self.target))
+    def forward(self) -> tuple[Block, ...]:
+        """Runs of input rows around each output row."""
+        return self._blocks(self.pairs, len(self.target))
 
     @cached_property
-    def by_input(self) -> Bags:
-        """Pairs grouped by input row: the sums of the input gradient."""
-        return Bags.by_row(self.inputs, len(self.source))
+    def backward(self) -> tuple[Block, ...]:
+        """Runs of output rows around each input row. Taps count backwards: tap t here is tap K - 1 - t."""
+        if self.mirrored:
+            return self.forward
+        last = prod(self.kernel) - 1
+        return self._blocks([(last - tap, row, out) for tap, out, row in self.pairs], len(self.source))
+
+    def _blocks(self, pairs: TapPairs, centres: int) -> tuple[Block, ...]:
+        return build_blocks(pairs, kernel=self.kernel, centres=centres, device=self.source.keys.device)
 
 
 def submanifold_table(sites: Sites, kernel: Shape) -> PairTable:
@@ -90,7 +68,8 @@ def submanifold_table(sites: Sites, kernel: Shape) -> PairTable:
     # A key past every neighbour: reading one place beyond the end finds it.
     keys_padded = torch.cat([keys, keys.new_full((1,), torch.iinfo(torch.int64).max)])
 
-    found: list[tuple[int, torch.Tensor, torch.Tensor]] = []
+    middle = prod(kernel) // 2
+    pairs: TapPairs = [(middle, rows, rows)]
     for dz, dy in product(range(-radius[0], radius[0] + 1), range(-radius[1], radius[1] + 1)):
         if (dz, dy) < (0, 0):
             continue
@@ -98,29 +77,16 @@ def submanifold_table(sites: Sites, kernel: Shape) -> PairTable:
         if len(shifts) == 0:
             continue
         step = (dz * guarded[1] + dy) * guarded[2]
-        first = keys + (step + shifts[0])
-        place = rows + 1 if (dz, dy) == (0, 0) else torch.searchsorted(keys, first)
+        wanted = keys + (step + shifts[0])
+        place = rows + 1 if (dz, dy) == (0, 0) else torch.searchsorted(keys, wanted)
         for shift in shifts:
-            hit = keys_padded.index_select(0, place) == first + (shift - shifts[0])
+            hit = keys_padded.index_select(0, place) == wanted
             output = hit.nonzero().squeeze(1)
-            tap = ((dz + radius[0]) * kernel[1] + dy + radius[1]) * kernel[2] + shift + radius[2]
-            found.append((tap, place.index_select(0, output), output))
-            place = place + hit
-
-    last = prod(kernel) - 1
-    ahead = torch.cat([rows[:0], *(inputs for _, inputs, _ in found)])
-    behind = torch.cat([rows[:0], *(outputs for _, _, outputs in found)])
-    numbers = [last // 2, *(tap for tap, _, _ in found), *(last - tap for tap, _, _ in found)]
-    counts = [count, *(2 * [len(inputs) for _, inputs, _ in found])]
-    return PairTable(
-        inputs=torch.cat([rows, ahead, behind]),
-        outputs=torch.cat([rows, behind, ahead]),
-        taps=_spans(numbers, counts),
-        source=sites,
-        target=sites,
-        kernel=kernel,
-        submanifold=True,
-    )
+            pairs.append((middle + (dz * kernel[1] + dy) * kernel[2] + shift, output, place[output]))
+            place, wanted = place + hit, wanted + 1
+    # Along a tap the input rows ascend with the output rows, so the exchanged lists ascend as well.
+    pairs += [(2 * middle - tap, inputs, outputs) for tap, outputs, inputs in pairs[1:]]
+    return PairTable(pairs=pairs, source=sites, target=sites, kernel=kernel, mirrored=True)
 
 
 def strided_table(sites: Sites, *, kernel: Shape, stride: Shape, padding: Shape) -> PairTable:
@@ -132,27 +98,22 @@ def strided_table(sites: Sites, *, kernel: Shape, stride: Shape, padding: Shape)
     shape = output_shape(sites.shape, kernel=kernel, stride=stride, padding=padding)
     sample, *position = split_keys(sites.keys, sites.shape)
     axes = [_axis_taps(*axis) for axis in zip(position, shape, kernel, stride, padding, strict=True)]
-    rows, keys, numbers, counts = [sites.keys[:0]], [sites.keys[:0]], [], []
+    taps, rows, keys = [], [], []
     for tap, (kz, ky, kx) in enumerate(product(*map(range, kernel))):
         (z, z_in), (y, y_in), (x, x_in) = axes[0][kz], axes[1][ky], axes[2][kx]
         row = (z_in & y_in & x_in).nonzero().squeeze(1)
         key = ((sample * shape[0] + z) * shape[1] + y) * shape[2] + x
+        taps.append(tap)
         rows.append(row)
         keys.append(key.index_select(0, row))
-        numbers.append(tap)
-        counts.append(len(row))
-    inputs = torch.cat(rows)
-    ordered, pairs = torch.sort(torch.cat(keys), stable=True)
-    target, place, lengths = torch.unique_consecutive(ordered, return_inverse=True, return_counts=True)
+    target, outputs = torch.unique(torch.cat(keys), return_inverse=True)
+    out_rows = outputs.split([len(row) for row in rows])
     return PairTable(
-        inputs=inputs,
-        outputs=torch.empty_like(place).index_copy_(0, pairs, place),
-        taps=_spans(numbers, counts),
+        pairs=list(zip(taps, out_rows, rows, strict=True)),
         source=sites,
         target=Sites(keys=target, shape=shape, batch_size=sites.batch_size),
         kernel=kernel,
-        submanifold=False,
-        _bags=Bags(pairs, torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])),
+        mirrored=False,
     )
 
 
@@ -183,13 +144,3 @@ def _axis_taps(
         cell = shifted.div(stride, rounding_mode="floor")
         taps.append((cell, (cell * stride == shifted) & (cell >= 0) & (cell < cells)))
     return taps
-
-
-def _spans(numbers: list[int], counts: list[int]) -> tuple[tuple[int, int, int], ...]:
-    """(tap, start, stop) of the taps that have pairs, laid one after the other."""
-    spans, start = [], 0
-    for tap, count in zip(numbers, counts, strict=True):
-        if count:
-            spans.append((tap, start, start + count))
-        start += count
-    return tuple(spans)
