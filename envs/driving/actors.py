@@ -1,4 +1,4 @@
-"""Shapes and sizes of road users: cars, vans, trucks, pedestrians, cyclists. Every shape fills the unit box."""
+"""Shapes and sizes of road users. Every shape fills the unit box."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -7,30 +7,37 @@ import numpy as np
 
 from envs.driving.meshes import Mesh, ball, box, hull, join, quads, tube
 
-PAINT, GLASS, TYRE, METAL, CLOTH, SKIN, PLATE = 0.16, 2e-5, 0.08, 0.3, 0.45, 0.4, 3.0
+PAINT, INTERIOR, GLASS, TYRE, METAL = 0.03, 0.02, 2e-5, 0.02, 0.3
+CLOTH, SKIN, PLATE = 0.45, 0.4, 3.0
 SOFT = 0.01  # relief of clothing, metres
 
 Profile = tuple[tuple[float, float], ...]
 
-# Side views, front at the right, in fractions of length (x) and height (z): body below the belt line, then cabin.
+
+def _profile(x: tuple[float, ...], z: tuple[float, ...]) -> Profile:
+    return tuple(zip(x, z, strict=True))
+
+
+_NOSE, _TAIL = (0.48, 0.50, 0.46), (-0.48, -0.50, -0.47)
+# Side views, front at the right, in fractions of length (x) and height (z): the body, then the cabin on it.
 _CAR_BODIES: dict[str, tuple[Profile, Profile]] = {
     "sedan": (
-        ((0.48, 0.16), (0.50, 0.36), (0.46, 0.52), (0.22, 0.61), (-0.34, 0.63), (-0.48, 0.60), (-0.50, 0.38), (-0.47, 0.16)),
-        ((0.25, 0.60), (0.06, 0.96), (-0.10, 1.00), (-0.20, 0.97), (-0.38, 0.62)),
+        _profile((*_NOSE, 0.22, -0.34, *_TAIL), (0.16, 0.36, 0.52, 0.61, 0.63, 0.60, 0.38, 0.16)),
+        _profile((0.25, 0.06, -0.10, -0.20, -0.38), (0.60, 0.96, 1.00, 0.97, 0.62)),
     ),
     "hatchback": (
-        ((0.48, 0.15), (0.50, 0.36), (0.45, 0.52), (0.25, 0.60), (-0.42, 0.62), (-0.49, 0.56), (-0.50, 0.34), (-0.47, 0.15)),
-        ((0.29, 0.59), (0.09, 0.96), (-0.08, 1.00), (-0.34, 0.96), (-0.47, 0.60)),
+        _profile((*_NOSE, 0.25, -0.42, *_TAIL), (0.15, 0.36, 0.52, 0.60, 0.62, 0.56, 0.34, 0.15)),
+        _profile((0.29, 0.09, -0.08, -0.34, -0.47), (0.59, 0.96, 1.00, 0.96, 0.60)),
     ),
     "estate": (
-        ((0.48, 0.15), (0.50, 0.35), (0.46, 0.50), (0.24, 0.59), (-0.44, 0.61), (-0.49, 0.56), (-0.50, 0.34), (-0.48, 0.15)),
-        ((0.26, 0.58), (0.07, 0.96), (-0.10, 1.00), (-0.41, 0.97), (-0.48, 0.60)),
+        _profile((*_NOSE, 0.24, -0.44, *_TAIL), (0.15, 0.35, 0.50, 0.59, 0.61, 0.56, 0.34, 0.15)),
+        _profile((0.26, 0.07, -0.10, -0.41, -0.48), (0.58, 0.96, 1.00, 0.97, 0.60)),
     ),
     "suv": (
-        ((0.48, 0.18), (0.50, 0.42), (0.47, 0.56), (0.25, 0.64), (-0.43, 0.65), (-0.49, 0.60), (-0.50, 0.38), (-0.47, 0.18)),
-        ((0.27, 0.63), (0.13, 0.96), (-0.10, 1.00), (-0.40, 0.98), (-0.48, 0.64)),
+        _profile((*_NOSE, 0.25, -0.43, *_TAIL), (0.18, 0.42, 0.56, 0.64, 0.65, 0.60, 0.38, 0.18)),
+        _profile((0.27, 0.13, -0.10, -0.40, -0.48), (0.63, 0.96, 1.00, 0.98, 0.64)),
     ),
-}  # fmt: skip
+}
 
 
 def _wheels(*, at: tuple[float, ...], radius: float, length: float, width: float) -> list[Mesh]:
@@ -54,19 +61,23 @@ def _car(name: str) -> Mesh:
     length, width, height = 3.9, 1.63, 1.53
     body, cabin = (np.array(p) * (length, height) for p in _CAR_BODIES[name])
     strip, sides = hull(body, np.array([0.46, 0.49, 0.50, 0.50, 0.50, 0.50, 0.49, 0.46]) * width)
-    top, windows = hull(cabin, np.array([0.46, 0.37, 0.36, 0.37, 0.45]) * width)
-    # Strip edges of the cabin: windscreen, roof, roof, rear window, hidden floor.
-    top_albedo = np.repeat([GLASS, PAINT, PAINT, GLASS, PAINT], 2)
+    top, _ = hull(cabin, np.array([0.46, 0.37, 0.36, 0.37, 0.45]) * width)
+    # Pulses pass the windows and come back from seats and lining: windows are open, the cabin is filled. Of
+    # the strip around the cabin (windscreen, two roof panels, rear window, floor) only the roof stays.
+    seats = box((-0.12 * length, 0, 0.72 * height), (0.40 * length, 0.66 * width, 0.36 * height))
     pillars = [
-        Mesh.of(tube(cabin_point(cabin, i, s, width), cabin_point(cabin, j, s, width), radius=(0.05, 0.05), sides=3), albedo=PAINT)
-        for s in (-1, 1)
-        for i, j in ((0, 1), (4, 3))
-    ]  # fmt: skip
+        Mesh.of(
+            tube(*(_pillar_end(cabin, i, side, width) for i in ends), radius=(0.05, 0.05), sides=3),
+            albedo=PAINT,
+        )
+        for side in (-1, 1)
+        for ends in ((0, 1), (4, 3))
+    ]
     return join(
         [
             Mesh.of(np.concatenate([strip, sides]), albedo=PAINT),
-            Mesh.of(top, albedo=top_albedo),
-            Mesh.of(windows, albedo=GLASS),
+            Mesh.of(top[2:6], albedo=PAINT),
+            Mesh.of(seats, albedo=INTERIOR),
             *pillars,
             *_wheels(at=(0.32, -0.30), radius=0.31, length=length, width=width),
             _plates(length=length * 0.99, height=0.5),
@@ -74,24 +85,17 @@ def _car(name: str) -> Mesh:
     ).fitted()
 
 
-def cabin_point(cabin: np.ndarray, corner: int, side: int, width: float) -> tuple[float, float, float]:
-    """A corner of the cabin profile [5, 2] on one side of the car, just inside the glass."""
+def _pillar_end(cabin: np.ndarray, corner: int, side: int, width: float) -> tuple[float, float, float]:
+    """A corner of the cabin profile [5, 2] on one side of the car."""
     half = (0.45, 0.36, 0.35, 0.36, 0.44)[corner] * width
     return float(cabin[corner, 0]), side * half, float(cabin[corner, 1]) - 0.05
 
 
 def _van() -> Mesh:
     length, width, height = 5.1, 1.9, 2.2
-    profile = (
-        (0.48, 0.14),
-        (0.50, 0.32),
-        (0.44, 0.46),
-        (0.36, 0.52),
-        (0.24, 0.95),
-        (0.0, 1.0),
-        (-0.48, 0.99),
-        (-0.50, 0.5),
-        (-0.49, 0.14),
+    profile = _profile(
+        (0.48, 0.50, 0.44, 0.36, 0.24, 0.0, -0.48, -0.50, -0.49),
+        (0.14, 0.32, 0.46, 0.52, 0.95, 1.0, 0.99, 0.50, 0.14),
     )
     ring = np.array(profile) * (length, height)
     strip, sides = hull(ring, np.array([0.47, 0.49, 0.49, 0.5, 0.43, 0.43, 0.44, 0.5, 0.48]) * width)
@@ -106,7 +110,7 @@ def _van() -> Mesh:
             *_wheels(at=(0.33, -0.30), radius=0.34, length=length, width=width),
             _plates(length=length * 0.99, height=0.6),
         ]
-    ).fitted()  # fmt: skip
+    ).fitted()
 
 
 def _truck() -> Mesh:
@@ -121,7 +125,7 @@ def _truck() -> Mesh:
             Mesh.of(sides, albedo=PAINT),
             Mesh.of(
                 box((-0.10 * length, 0, 0.65 * height), (0.78 * length, width, 0.70 * height)),
-                albedo=2 * PAINT,
+                albedo=5 * PAINT,
             ),
             Mesh.of(
                 box((-0.08 * length, 0, 0.24 * height), (0.82 * length, 0.4 * width, 0.12)), albedo=PAINT
@@ -133,7 +137,7 @@ def _truck() -> Mesh:
 
 
 def _person(*, stride: float, arms: float, coat: float) -> Mesh:
-    """A person 1.76 m tall; `stride` and `arms` are the swings of foot and hand in metres, `coat` the half depth."""
+    """A person; `stride` and `arms` are the swings of foot and hand, `coat` the half depth, in metres."""
 
     def limb(start: tuple, end: tuple, radius: tuple, albedo: float) -> Mesh:
         return Mesh.of(tube(start, end, radius=radius, sides=5), albedo=albedo, relief=SOFT)
@@ -143,10 +147,10 @@ def _person(*, stride: float, arms: float, coat: float) -> Mesh:
         swing = side * stride
         knee = (swing * 0.45 + 0.05, side * 0.11, 0.48)
         parts += [
-            limb((0, side * 0.10, 0.92), knee, (0.10, 0.07), CLOTH * 0.7),
-            limb(knee, (swing, side * 0.11, 0.08), (0.07, 0.05), CLOTH * 0.7),
+            limb((0, side * 0.10, 0.92), knee, (0.13, 0.10), CLOTH * 0.7),
+            limb(knee, (swing, side * 0.11, 0.08), (0.10, 0.07), CLOTH * 0.7),
             limb((swing - 0.06, side * 0.11, 0.04), (swing + 0.20, side * 0.12, 0.04), (0.05, 0.04), 0.1),
-            limb((0, side * 0.22, 1.42), (-side * arms * 0.5, side * 0.27, 1.12), (0.06, 0.05), CLOTH),
+            limb((0, side * 0.22, 1.42), (-side * arms * 0.5, side * 0.27, 1.12), (0.07, 0.06), CLOTH),
             limb(
                 (-side * arms * 0.5, side * 0.27, 1.12),
                 (-side * arms + 0.06, side * 0.26, 0.86),
@@ -154,18 +158,19 @@ def _person(*, stride: float, arms: float, coat: float) -> Mesh:
                 CLOTH,
             ),
         ]
-    parts.append(Mesh.of(ball((0, 0, 1.17), (coat, 0.22, 0.36)), albedo=CLOTH, relief=SOFT))
-    parts.append(Mesh.of(ball((0, 0, 1.42), (0.10, 0.22, 0.10)), albedo=CLOTH, relief=SOFT))
-    parts.append(Mesh.of(ball((0.02, 0, 1.63), (0.10, 0.08, 0.13)), albedo=SKIN, relief=SOFT))
+    torso = tube((0, 0, 0.84), (0.02, 0, 1.48), radius=(0.23, 0.21), sides=8) * (coat / 0.22, 1, 1)
+    parts.append(Mesh.of(torso, albedo=CLOTH, relief=SOFT))
+    parts.append(Mesh.of(ball((0, 0, 1.46), (0.10, 0.20, 0.10)), albedo=CLOTH, relief=SOFT))
+    parts.append(Mesh.of(ball((0.02, 0, 1.63), (0.12, 0.10, 0.14)), albedo=SKIN, relief=SOFT))
     return join(parts)
 
 
 def _ring(center: tuple[float, float], radius: float) -> np.ndarray:
-    """A bicycle wheel in the x-z plane: a rim 4 cm high."""
+    """A bicycle wheel in the x-z plane: rim and spokes as a ring 14 cm high."""
     turn = np.linspace(0, 2 * np.pi, 12, endpoint=False)
     circle = np.stack([np.cos(turn), 0 * turn, np.sin(turn)], axis=1)
     at = np.array([center[0], 0, center[1]])
-    outer, inner = at + radius * circle, at + (radius - 0.05) * circle
+    outer, inner = at + radius * circle, at + (radius - 0.14) * circle
     return quads(np.stack([outer, np.roll(outer, -1, 0), np.roll(inner, -1, 0), inner], axis=1))
 
 
@@ -195,16 +200,16 @@ def _cyclist(*, lean: float, pedal: float) -> Mesh:
         knee = (0.22 + 0.3 * (foot[0] + 0.05), side * 0.13, 0.72 + 0.5 * (foot[2] - 0.30))
         parts += [
             Mesh.of(
-                tube((hip[0], side * 0.1, hip[2]), knee, radius=(0.1, 0.07), sides=5),
+                tube((hip[0], side * 0.1, hip[2]), knee, radius=(0.12, 0.09), sides=5),
                 albedo=CLOTH * 0.7,
                 relief=SOFT,
             ),
-            Mesh.of(tube(knee, foot, radius=(0.065, 0.045), sides=5), albedo=CLOTH * 0.7, relief=SOFT),
+            Mesh.of(tube(knee, foot, radius=(0.085, 0.06), sides=5), albedo=CLOTH * 0.7, relief=SOFT),
             rod((lean, side * 0.2, 1.42), (0.43, side * 0.24, 1.05), 0.05, CLOTH, 5),
         ]
     parts += [
-        Mesh.of(tube(hip, shoulder, radius=(0.15, 0.18), sides=6), albedo=CLOTH, relief=SOFT),
-        Mesh.of(ball((lean + 0.08, 0, 1.62), (0.11, 0.09, 0.13)), albedo=SKIN, relief=SOFT),
+        Mesh.of(tube(hip, shoulder, radius=(0.19, 0.21), sides=8), albedo=CLOTH, relief=SOFT),
+        Mesh.of(ball((lean + 0.08, 0, 1.62), (0.13, 0.11, 0.15)), albedo=SKIN, relief=SOFT),
     ]
     return join(parts)
 
@@ -212,9 +217,14 @@ def _cyclist(*, lean: float, pedal: float) -> Mesh:
 @lru_cache(maxsize=1)
 def shapes() -> dict[str, tuple[Mesh, ...]]:
     """Shape variants of every category, each filling the unit box (x, y in +-0.5, z in 0..1)."""
-    people = [_person(stride=s, arms=a, coat=c) for s, a, c in (
-        (0.0, 0.0, 0.16), (0.10, 0.12, 0.14), (0.22, 0.20, 0.13), (0.34, 0.28, 0.14), (-0.30, -0.25, 0.18), (0.05, 0.30, 0.2),
-    )]  # fmt: skip
+    gaits = (
+        (0.0, 0.0, 0.16),
+        (0.10, 0.12, 0.14),
+        (0.22, 0.20, 0.13),
+        (0.34, 0.28, 0.14),
+        (-0.30, -0.25, 0.18),
+    )
+    people = [_person(stride=stride, arms=arms, coat=coat) for stride, arms, coat in gaits]
     riders = [
         _cyclist(lean=lean, pedal=p) for lean, p in ((0.0, 0.3), (0.15, 1.4), (0.25, 2.5), (-0.05, -0.8))
     ]
@@ -229,7 +239,7 @@ def shapes() -> dict[str, tuple[Mesh, ...]]:
 
 @dataclass(frozen=True)
 class SizeModel:
-    """Mean and standard deviation of length, width, height in metres. The means are KITTI's (simulation.md 8)."""
+    """Mean and standard deviation of length, width, height in metres. The means are KITTI's."""
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
@@ -252,5 +262,5 @@ SIZES = {
 
 def draw_tint(category: str, rng: np.random.Generator) -> float:
     """Brightness of paint or clothes relative to the shape's: black cars hardly return."""
-    spread = 0.8 if category in ("Car", "Van", "Truck") else 0.35
-    return float(np.clip(np.exp(spread * rng.standard_normal()), 0.1, 3.0))
+    spread = 0.9 if category in ("Car", "Van", "Truck") else 0.35
+    return float(np.clip(np.exp(spread * rng.standard_normal()), 0.1, 6.0))

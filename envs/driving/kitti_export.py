@@ -6,11 +6,11 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -20,14 +20,13 @@ from tqdm import tqdm
 
 from envs.driving.kitti_labels import KittiCamera, label_text
 from envs.driving.streets import street
-from envs.sensors.lidar import HDL_32E, HDL_64E, Scan, SpinningLidar, scan
+from envs.sensors.lidar import HDL_32E, KITTI_HDL_64E, Scan, SpinningLidar, scan
 from envs.sensors.world import World
 
 # Raise it with every change that changes a byte of a simulated frame: cached data sets are then made anew.
-SIMULATOR_VERSION = 1
+SIMULATOR_VERSION = 3
 SPLITS = ("train", "probe", "val")
-# KITTI's own files end at 80 m (25 real scans: 78.5 to 80.0 m), so the exported HDL-64E does too.
-SENSORS: dict[str, SpinningLidar] = {"HDL-64E": replace(HDL_64E, max_range=80.0), "HDL-32E": HDL_32E}
+SENSORS: dict[str, SpinningLidar] = {"HDL-64E": KITTI_HDL_64E, "HDL-32E": HDL_32E}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +84,7 @@ class DatasetSpec:
 
 
 def simulate(spec: DatasetSpec, frame: int) -> tuple[World, Scan]:
-    """The world and the scan of one frame number of a data set; a function of the spec and the number alone."""
+    """The world and the scan of one frame of a data set: a function of the spec and the frame number alone."""
     split, numbers = next((k, r) for k, r in spec.split_ranges().items() if frame in r)
     sequence = np.random.SeedSequence([spec.seed, SPLITS.index(split), frame - numbers.start])
     scene, sensing = (np.random.default_rng(s) for s in sequence.spawn(2))
@@ -96,8 +95,8 @@ def simulate(spec: DatasetSpec, frame: int) -> tuple[World, Scan]:
 def build_dataset(root: str | Path, *, spec: DatasetSpec, workers: int, progress: bool = True) -> Path:
     """Write a simulated data set in the KITTI object layout, or find it already written.
 
-    Frames are renamed into place one by one, so an interrupted call is resumed by the next; `dataset.json` appears
-    last. The bytes do not depend on the number of workers.
+    Frames are renamed into place one by one, so the next call resumes an interrupted one; `dataset.json` appears last.
+    The bytes do not depend on the number of workers.
 
     Args:
         root: the data set goes to root / "<sensor>-<fingerprint of the spec>".
@@ -158,7 +157,7 @@ def _velodyne_path(folder: Path, frame: int) -> Path:
 
 
 def _write_frame(folder: Path, spec: DatasetSpec, frame: int) -> int:
-    """Simulate one frame and write it; the point file comes last, so that its presence means the frame is done."""
+    """Simulate one frame and write it; the point file comes last: where it is, the frame is done."""
     world, sweep = simulate(spec, frame)
     camera, sensor = KittiCamera(), SENSORS[spec.sensor]
     labels = label_text(sweep, world=world, sensor=sensor, camera=camera, azimuth_range=spec.azimuth_range)
@@ -193,7 +192,7 @@ def _run(job: partial, items: list[int], *, workers: int) -> Iterator[int]:
                     yield future.result()
         except BrokenProcessPool as error:
             raise RuntimeError(
-                "a simulation worker died (out of memory, or killed); call again to resume, with fewer workers"
+                "a simulation worker died (out of memory, or killed); call again to go on, with fewer workers"
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)

@@ -27,7 +27,7 @@ class KittiCamera:
     def projection(self, offset: float = 0.0) -> np.ndarray:
         """3 x 4 projection matrix of a camera `offset` metres to the right."""
         f, (cx, cy) = self.focal, self.center
-        return np.array([[f, 0, cx, -f * offset], [0, f, cy, 0], [0, 0, 1, 0]])
+        return np.array([[f, 0, cx, -f * offset if offset else 0.0], [0, f, cy, 0], [0, 0, 1, 0]])
 
     def from_velo(self, points: np.ndarray) -> np.ndarray:
         """Points [N, 3] from LiDAR to camera axes."""
@@ -44,7 +44,7 @@ class KittiCamera:
         return "\n".join(lines) + "\n"
 
     def image_box(self, corners: np.ndarray) -> tuple[tuple[float, float, float, float], float]:
-        """Image rectangle of box corners [8, 3] in camera axes, clipped to the image, and the truncated share.
+        """Image rectangle of corners [8, 3] (camera axes) clipped to the image, and the truncated share.
 
         A box wholly outside the image gets a rectangle of zero area on its edge and a truncation of 1.
         """
@@ -77,7 +77,7 @@ def wrap(angle: float) -> float:
 
 
 def label_line(box: Box, *, mount_height: float, camera: KittiCamera, visible: float) -> str:
-    """One line of a KITTI label file (15 columns) for a box in world coordinates (ground frame of the ego vehicle).
+    """One line of a KITTI label file (15 columns) for a box in world coordinates.
 
     Args:
         box: the object.
@@ -100,17 +100,19 @@ def label_line(box: Box, *, mount_height: float, camera: KittiCamera, visible: f
 def visible_fraction(
     box: Box, *, hits: int, sensor: SpinningLidar, world: World, azimuth_range: tuple[float, float] | None
 ) -> float:
-    """Rays that hit the object first (`hits`) over the rays that would hit it if it stood alone, at most 1."""
+    """Rays that hit the object first (`hits`) over those that would if it stood alone, at most 1."""
     pattern = ray_pattern(sensor, azimuth_range)
     corners = box.corners() - np.array([0, 0, sensor.mount_height])
     toward = np.asarray(box.center) - np.array([0, 0, sensor.mount_height])
     distance = float(np.linalg.norm(toward))
     radius = float(np.linalg.norm(corners - toward, axis=1).max())
+    radius += max(sensor.height, default=0.0)  # the lasers do not sit quite in the origin
     narrow = np.sqrt(max(1 - (radius / distance) ** 2, 0.0)) if distance > radius else -1.0
-    rays = pattern.directions[pattern.directions @ (toward / distance).astype(np.float32) >= narrow]
-    origins = np.zeros_like(rays)
-    origins[:, 2] = sensor.mount_height
-    alone = EmbreeCaster(world.triangles[world.object_id == box.object_id]).cast(origins, rays)
+    facing = pattern.directions @ (toward / distance).astype(np.float32) >= narrow
+    origins = pattern.origins[facing] + np.array([0, 0, sensor.mount_height], np.float32)
+    alone = EmbreeCaster(world.triangles[world.object_id == box.object_id]).cast(
+        origins, pattern.directions[facing]
+    )
     return min(1.0, hits / max(int(np.isfinite(alone.distance).sum()), 1))
 
 
@@ -122,7 +124,7 @@ def label_text(
     camera: KittiCamera,
     azimuth_range: tuple[float, float] | None = None,
 ) -> str:
-    """The content of a KITTI label file: every box with 5 or more returns whose centre is in front of the camera."""
+    """The content of a KITTI label file: every box in front of the camera that has 5 or more returns."""
     returns = np.bincount(scan.object_id[scan.object_id >= 0], minlength=len(scan.hits_per_object))
     lines = []
     for box in world.boxes:

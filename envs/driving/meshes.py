@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from envs.sensors.world import Box, World
 
 
 @dataclass(frozen=True)
 class Mesh:
-    """Triangles [T, 3, 3] with their albedo [T] and relief [T] (see `envs.sensors.world.World`), all float32."""
+    """Triangles [T, 3, 3] with their albedo [T] and relief [T] (see `World`), all float32."""
 
     triangles: np.ndarray
     albedo: np.ndarray
@@ -30,7 +31,9 @@ class Mesh:
     def fitted(self) -> "Mesh":
         """The same mesh scaled to the unit box: x and y in [-0.5, 0.5], z in [0, 1]."""
         lo, hi = self.triangles.min(axis=(0, 1)), self.triangles.max(axis=(0, 1))
-        return Mesh((self.triangles - lo) / (hi - lo) - np.float32([0.5, 0.5, 0]), self.albedo, self.relief)
+        return Mesh(
+            (self.triangles - lo) / (hi - lo) - np.array([0.5, 0.5, 0], np.float32), self.albedo, self.relief
+        )
 
 
 def join(meshes: Sequence[Mesh]) -> Mesh:
@@ -88,9 +91,7 @@ def ball(center: Sequence[float], radius: Sequence[float]) -> np.ndarray:
     return (np.asarray(center) + v * np.asarray(radius))[np.array(faces)]
 
 
-def hull(
-    profile: Sequence[tuple[float, float]], half_width: float | Sequence[float]
-) -> tuple[np.ndarray, np.ndarray]:
+def hull(profile: ArrayLike, half_width: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """A body swept across its width from a side view.
 
     Args:
@@ -98,7 +99,8 @@ def hull(
         half_width: of the body at every corner.
 
     Returns:
-        The strip that follows the profile [2P, 3, 3] (edge i gives triangles 2i and 2i+1) and the two sides [2P, 3, 3].
+        The strip that follows the profile [2P, 3, 3] (edge i gives triangles 2i and 2i+1), and the two sides
+        [2P, 3, 3].
     """
     ring = np.asarray(profile, float)
     width = np.broadcast_to(np.asarray(half_width, float), len(ring))

@@ -12,7 +12,7 @@ LEAF_RELIEF = 0.03
 
 
 def _building(*, floors: int, columns: int, gable: bool) -> Mesh:
-    """A unit building (x along the street, facade at y = +-0.5) with dark windows and a flat or a pitched roof."""
+    """A unit building (x along the street, facades at y = +-0.5) with dark windows and a flat or gable roof."""
     walls = Mesh.of(box((0, 0, 0.5), (1, 1, 1)), albedo=PLASTER)
     parts = [walls]
     x = (np.arange(columns) + 0.5) / columns - 0.5
@@ -47,7 +47,7 @@ def _hedge(rng: np.random.Generator, *, count: int) -> Mesh:
     face = rng.integers(0, 3, count)
     at[np.arange(count), face] = np.sign(at[np.arange(count), face]) * rng.uniform(0.36, 0.5, count)
     at[:, 2] = np.abs(at[:, 2]) * 2 * 0.98 + 0.02
-    foliage = Mesh.of(leaves(at, size=0.12, rng=rng), albedo=FOLIAGE, relief=LEAF_RELIEF)
+    foliage = Mesh.of(leaves(at, size=0.135, rng=rng), albedo=FOLIAGE, relief=LEAF_RELIEF)
     return join([foliage, Mesh.of(box((0, 0, 0.4), (0.98, 0.35, 0.8)), albedo=FOLIAGE, relief=LEAF_RELIEF)])
 
 
@@ -76,13 +76,13 @@ def shapes() -> dict[str, tuple[Mesh, ...]]:
         "shed": (Mesh.of(box((0, 0, 0.5), (1, 1, 1)), albedo=BRICK),),
         "wall": (Mesh.of(box((0, 0, 0.5), (1, 1, 1)), albedo=BRICK, relief=0.005),),
         "fence": (_fence(),),
-        "hedge": tuple(_hedge(rng, count=60) for _ in range(3)),
+        "hedge": tuple(_hedge(rng, count=48) for _ in range(3)),
         # metres
         "pole": (post, join([post, sign])),
         "trunk": (Mesh.of(tube((0, 0, -0.3), (0, 0, 1), radius=(1.0, 0.8)), albedo=BARK, relief=0.01),),
         # unit ball
-        "crown": tuple(_crown(rng, count=110, size=0.16, hollow=0.3) for _ in range(4)),
+        "crown": tuple(_crown(rng, count=84, size=0.185, hollow=0.3) for _ in range(4)),
         "thicket": tuple(_crown(rng, count=45, size=0.24, hollow=0.4) for _ in range(3)),
-        "bush": tuple(_crown(rng, count=70, size=0.20, hollow=0.2) for _ in range(4)),
+        "bush": tuple(_crown(rng, count=48, size=0.24, hollow=0.2) for _ in range(4)),
         "boulder": (Mesh.of(ball((0, 0, 0.3), (1, 1, 1)), albedo=0.3, relief=0.02),),
     }

@@ -1,4 +1,4 @@
-"""Random street scenes: a road, what stands beside it, and the road users on it. A scene is a function of its seed."""
+"""Random street scenes: a road, what stands beside it, and the road users on it."""
 
 from dataclasses import dataclass
 
@@ -32,8 +32,8 @@ class RoadsideStyle:
 
 
 STYLES = (
-    RoadsideStyle(setback=(0.2, 3), building=0.9, boundary=(0.1, 0.05, 0.1), trees=3, bushes=2, depth=6),
-    RoadsideStyle(setback=(4, 9), building=0.75, boundary=(0.25, 0.2, 0.4), trees=9, bushes=14, depth=12),
+    RoadsideStyle(setback=(0.2, 3), building=0.9, boundary=(0.1, 0.05, 0.1), trees=4, bushes=4, depth=6),
+    RoadsideStyle(setback=(4, 9), building=0.75, boundary=(0.25, 0.2, 0.4), trees=12, bushes=20, depth=10),
     RoadsideStyle(setback=(15, 30), building=0.3, boundary=(0.1, 0.15, 0.25), trees=22, bushes=28, depth=18),
     RoadsideStyle(setback=(30, 45), building=0.25, boundary=(0.0, 0.05, 0.05), trees=5, bushes=6, depth=45),
 )
@@ -43,7 +43,7 @@ _LENGTH = 78.0
 
 @dataclass(frozen=True)
 class _Item:
-    """A shape to put beside the road, in road coordinates; `clear`: leave it out within this distance of a road user."""
+    """A shape beside the road, in road coordinates; left out when within `clear` metres of a road user."""
 
     mesh: Mesh
     s: float
@@ -56,7 +56,7 @@ class _Item:
 
 
 class _Roadside:
-    """Collects items, and places them all at once (one vectorised pass is ten times faster than one by one)."""
+    """Collects items and places them all in one vectorised pass, ten times faster than one by one."""
 
     def __init__(self, road: Road, rng: np.random.Generator) -> None:
         self.road, self.rng = road, rng
@@ -74,7 +74,7 @@ class _Roadside:
         tint: float = 1.0,
         clear: float = 0.0,
     ) -> None:
-        """Put a random variant at (s, n), `lift` above the ground; not where a road user is within `clear` metres."""
+        """Put a random variant at (s, n), `lift` above the ground, `clear` metres from any road user."""
         variants = scenery.shapes()[kind]
         mesh = variants[int(self.rng.random() * len(variants))]
         self._items.append(_Item(mesh, s, n, lift, turn, scale, tint, clear))
@@ -152,7 +152,7 @@ def _vegetation(side: int, style: RoadsideStyle, at: _Roadside) -> None:
     for _ in range(rng.poisson(style.trees * 2 * _LENGTH / 100)):
         s, n = rng.uniform(-_LENGTH, _LENGTH), border + 0.8 + style.depth * rng.random() ** 1.3
         if not road.in_side_road(s, side, margin=1):
-            at.tree(s, side * n, height=rng.uniform(4, 12), clear=0.4)
+            at.tree(s, side * n, height=rng.uniform(5, 14), clear=0.4)
     for _ in range(rng.poisson(style.bushes * 2 * _LENGTH / 100)):
         s, n = rng.uniform(-_LENGTH, _LENGTH), border + 1.0 + style.depth * rng.random() ** 1.3
         size = rng.uniform(0.5, 1.6)
@@ -160,9 +160,9 @@ def _vegetation(side: int, style: RoadsideStyle, at: _Roadside) -> None:
             shape = (size * rng.uniform(0.8, 1.6), size, size * rng.uniform(0.6, 1.2))
             at.put("bush", s, side * n, scale=shape, lift=0.4 * size, turn=rng.uniform(0, 6.28), clear=size)
     # The far background that closes most views: woods behind the plots and at the end of side roads.
-    for _ in range(rng.poisson(14)):
+    for _ in range(rng.poisson(20)):
         s, n = rng.uniform(-_LENGTH, _LENGTH), border + rng.uniform(28, 50)
-        size = rng.uniform(2.5, 5)
+        size = rng.uniform(2.5, 6)
         at.put("thicket", s, side * n, scale=(1.5 * size, 1.5 * size, 1.2 * size), lift=0.8 * size)
 
 
@@ -193,13 +193,15 @@ def street(rng: np.random.Generator, density: TrafficDensity = DEFAULT_DENSITY) 
     road = draw_road(rng)
     users = place_traffic(road, rng, density)
     at = _Roadside(road, rng)
-    for side in (1, -1):
-        style = STYLES[rng.choice(len(STYLES), p=_STYLE_SHARE)]
+    styles = rng.choice(len(STYLES), 2, p=_STYLE_SHARE)
+    if rng.random() < 0.5:  # both sides are often alike
+        styles[1] = styles[0]
+    for side, style in ((1, STYLES[styles[0]]), (-1, STYLES[styles[1]])):
         _plots(side, style, at)
         _vegetation(side, style, at)
         _street_furniture(side, at)
-    if rng.random() < 0.35:  # the road ends at a junction with a house front
-        at.put("building", rng.uniform(45, 75), 0.0, scale=(14, 40, rng.uniform(6, 12)), lift=-1.5)
+    if np.isfinite(road.end):
+        at.put("building", road.end + 12, 0.0, scale=(14, 40, rng.uniform(6, 12)), lift=-1.5)
     footprints = np.array([[a.position[0], a.position[1], a.size[0], a.size[1], a.yaw] for a in users])
     placements = at.placements(footprints.reshape(-1, 5))
     boxes = []

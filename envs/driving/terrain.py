@@ -6,7 +6,7 @@ import numpy as np
 
 from envs.driving.meshes import Mesh, quads
 
-ASPHALT, PAVING, GRASS, MARKING = 0.34, 0.40, 0.44, 0.75
+ASPHALT, PAVING, GRASS = 0.34, 0.40, 0.44
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +25,7 @@ class Road:
         grade: slope of the plane along x and y.
         waves: [K, 4] amplitude (m), wave vector x and y (rad/m), phase: large unevenness.
         banks: rise per metre of the land left and right, from `bank_start` metres beyond the sidewalk.
+        end: s at which the road meets a cross street with houses behind it, inf: it goes on.
         side_roads: s of the mouths of side roads, left and right (nan: none), 12 m wide.
     """
 
@@ -40,6 +41,7 @@ class Road:
     waves: np.ndarray
     banks: tuple[float, float]
     bank_start: float
+    end: float
     side_roads: tuple[float, float]
 
     def edge(self, side: int) -> float:
@@ -54,7 +56,9 @@ class Road:
         """Whether s lies in the mouth of the side road on that side."""
         return np.abs(np.asarray(s) - self.side_roads[side < 0]) < 6.0 + margin
 
-    def to_world(self, s: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def to_world(
+        self, s: np.ndarray | float, n: np.ndarray | float
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """x, y and the heading of the road at road coordinates."""
         s, n = np.asarray(s, float), np.asarray(n, float)
         k = self.curvature if abs(self.curvature) > 1e-9 else 1e-9
@@ -111,12 +115,8 @@ class Road:
             albedo[np.broadcast_to(road, albedo.shape)] = ASPHALT
             relief[np.broadcast_to(paved | road, albedo.shape)] = 0.004
         triangles = quads(cells.reshape(-1, 4, 3)).astype(np.float32)
-        surface = Mesh(
-            triangles,
-            np.repeat(albedo.ravel(), 2).astype(np.float32),
-            np.repeat(relief.ravel(), 2).astype(np.float32),
-        )
-        return surface
+        per_triangle = (np.repeat(v.ravel(), 2).astype(np.float32) for v in (albedo, relief))
+        return Mesh(triangles, *per_triangle)
 
 
 def draw_road(rng: np.random.Generator) -> Road:
@@ -146,5 +146,6 @@ def draw_road(rng: np.random.Generator) -> Road:
         waves=waves,
         banks=(float(max(0, rng.normal(0.02, 0.05))), float(max(0, rng.normal(0.02, 0.05)))),
         bank_start=float(rng.uniform(1, 5)),
+        end=float(rng.uniform(40, 70)) if rng.random() < 0.35 else float("inf"),
         side_roads=(float(mouths[0]), float(mouths[1])),
     )

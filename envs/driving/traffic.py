@@ -11,7 +11,7 @@ from envs.driving.terrain import Road
 
 @dataclass(frozen=True)
 class Actor:
-    """A road user: category, ground position x, y, z of its centre (m), heading (rad), length, width, height (m)."""
+    """A road user: ground position x, y, z below its centre (m), heading (rad); length, width, height (m)."""
 
     category: str
     position: tuple[float, float, float]
@@ -136,8 +136,10 @@ def place_traffic(
                 else rng.uniform(26, 75) * rng.choice([-1, 1], p=[0.4, 0.6])
             )
             s = s if index < near or rng.random() < 0.8 else rng.uniform(-26, -3)
+            if s > road.end - 5:
+                continue
             n, heading = _SPOTS[category](road, rng, size[1])
-            x, y, road_yaw = (float(v) for v in road.to_world(np.float64(s), np.float64(n)))
+            x, y, road_yaw = (float(v) for v in road.to_world(s, n))
             footprint = np.array([x, y, size[0], size[1], road_yaw + heading])
             if (index < near and abs(y) > 12) or overlaps(footprint, taken, gap=_GAP).any():
                 continue

@@ -1,4 +1,4 @@
-"""Spinning LiDAR: beam pattern, ray casting, return model. A frame is one frozen world (no rolling shutter yet)."""
+"""Spinning LiDAR: beam pattern, ray casting, return model. A frame is one frozen world (no rolling shutter)."""
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -15,23 +15,23 @@ from envs.sensors.world import World
 class ReturnModel:
     """Link budget of a pulse: which hits come back (simulation.md 3.5).
 
-    power = albedo * max(cos, min_cosine) * exp(-2 * extinction * t) * (reference_range / max(t, near_range))^2 and
+    power = albedo * max(cos, min_cosine) * exp(-2 * extinction * t) * (reference_range / max(t, near_range))^2
     P(return) = efficiency * sigmoid(steepness * (log10(power) - log10_threshold)).
 
-    `log10_threshold` is set so that ground rings end where they end on the 25 real KITTI scans (40-60 m); see
-    docs/results/simulator_vs_kitti.md.
+    `log10_threshold`, like the albedos of the surfaces, is set so that the share of points per range agrees with
+    25 real KITTI scans (docs/results/simulator_vs_kitti.md); it is no measured property of the device.
     """
 
-    efficiency: float = 0.985
+    efficiency: float = 0.995
     min_cosine: float = 0.02
     extinction: float = 0.004
     reference_range: float = 30.0
     near_range: float = 5.0
     steepness: float = 6.0
-    log10_threshold: float = -2.6
+    log10_threshold: float = -2.4
 
     def probability(self, *, albedo: np.ndarray, cosine: np.ndarray, distance: np.ndarray) -> np.ndarray:
-        """Probability [H] that a hit is returned, from the albedo, |cos| of incidence and distance in metres."""
+        """Probability [H] of a return, from albedo, |cos| of incidence and distance in metres."""
         power = albedo * np.maximum(cosine, self.min_cosine) * np.exp(-2 * self.extinction * distance)
         power *= np.square(self.reference_range / np.maximum(distance, self.near_range))
         margin = self.steepness * (np.log10(power + 1e-9) - self.log10_threshold)
@@ -40,7 +40,7 @@ class ReturnModel:
 
 @dataclass(frozen=True, kw_only=True)
 class BlindSector:
-    """A part of the view that the carrying vehicle hides: azimuths in degrees, and the beams below an elevation."""
+    """What the carrying vehicle hides: a range of azimuths, for beams below an elevation (degrees)."""
 
     azimuth: tuple[float, float]
     below: float
@@ -54,6 +54,7 @@ class SpinningLidar:
         name: as used in data set names.
         elevation: degrees of every beam, lowest first; its index is the ring number.
         azimuth_offset: degrees added to the azimuth of every beam.
+        height: metres of every laser above the origin of the sensor frame; empty: 0.
         azimuth_steps: firings per turn.
         mount_height: metres above the ground.
         min_range, max_range: metres; nearer and farther hits are no returns.
@@ -74,6 +75,7 @@ class SpinningLidar:
     azimuth_steps: int
     mount_height: float
     max_range: float
+    height: tuple[float, ...] = ()
     min_range: float = 1.0
     range_noise: float = 0.02
     relief: float = 1.0
@@ -83,10 +85,9 @@ class SpinningLidar:
     blind: tuple[BlindSector, ...] = ()
 
     def __post_init__(self) -> None:
-        if len(self.elevation) != len(self.azimuth_offset) or not self.elevation:
-            raise ValueError(
-                f"{self.name}: {len(self.elevation)} elevations but {len(self.azimuth_offset)} azimuth offsets"
-            )
+        counts = (len(self.elevation), len(self.azimuth_offset), len(self.height) or len(self.elevation))
+        if not self.elevation or len(set(counts)) > 1:
+            raise ValueError(f"{self.name}: elevation, azimuth_offset and height differ in length: {counts}")
         if self.azimuth_steps < 1 or not 0 <= self.min_range < self.max_range:
             raise ValueError(
                 f"{self.name}: needs azimuth_steps >= 1 and 0 <= min_range < max_range; "
@@ -99,14 +100,14 @@ class SpinningLidar:
         return len(self.elevation)
 
 
-# The car of the KITTI recordings as its sensor sees it, read off the 25 real scans (per-ring counts by azimuth).
+# The car of the KITTI recordings as its sensor sees it: points per ring and azimuth of 25 real scans.
 _KITTI_CAR = (
-    BlindSector(azimuth=(-20, 20), below=-20.9),
-    BlindSector(azimuth=(158, 204), below=-17.9),
-    BlindSector(azimuth=(283, 298), below=-17.0),
-    BlindSector(azimuth=(128, 136), below=-20.2),
-    BlindSector(azimuth=(229, 235), below=-20.2),
-    BlindSector(azimuth=(136, 158), below=-21.8),
+    BlindSector(azimuth=(-20, 20), below=-21.5),
+    BlindSector(azimuth=(158, 204), below=-19.0),
+    BlindSector(azimuth=(283, 298), below=-18.0),
+    BlindSector(azimuth=(128, 136), below=-21.1),
+    BlindSector(azimuth=(229, 235), below=-21.1),
+    BlindSector(azimuth=(136, 158), below=-23.0),
 )
 
 # 2083 firings: 0.1728 degrees at 10 Hz; 120 m by the data sheet.
@@ -117,6 +118,15 @@ HDL_64E = SpinningLidar(
     azimuth_steps=2083,
     mount_height=1.73,
     max_range=120.0,
+)
+# KITTI's unit and car, as measured on 25 real scans: a slower turn (9.66 Hz) and so 2156 firings; nothing
+# stored beyond 80 m.
+KITTI_HDL_64E = replace(
+    HDL_64E,
+    elevation=beams.KITTI_HDL_64E_ELEVATION,
+    height=beams.KITTI_HDL_64E_HEIGHT,
+    azimuth_steps=2156,
+    max_range=80.0,
     blind=_KITTI_CAR,
 )
 HDL_32E = SpinningLidar(
@@ -152,8 +162,9 @@ class Scan:
 
 @dataclass(frozen=True)
 class RayPattern:
-    """Ray directions [R, 3] (unit, world axes) with the ring [R] and the time [R] at which each is fired."""
+    """Rays in the sensor frame: origins and unit directions [R, 3], ring [R] and time [R] of firing."""
 
+    origins: np.ndarray
     directions: np.ndarray
     ring: np.ndarray
     time: np.ndarray
@@ -185,18 +196,22 @@ def ray_pattern(sensor: SpinningLidar, azimuth_range: tuple[float, float] | None
     ring, step = ring[keep], step[keep]
     el, az = np.radians(elevation[keep]), np.radians(azimuth[keep])
     directions = np.stack([np.cos(el) * np.cos(az), np.cos(el) * np.sin(az), np.sin(el)], axis=1)
+    origins = np.zeros((len(ring), 3), np.float32)
+    if sensor.height:
+        origins[:, 2] = np.asarray(sensor.height)[ring]
     pattern = RayPattern(
+        origins,
         directions.astype(np.float32),
         ring.astype(np.int16),
         (step / sensor.azimuth_steps).astype(np.float32),
     )
-    for array in (pattern.directions, pattern.ring, pattern.time):
+    for array in (pattern.origins, pattern.directions, pattern.ring, pattern.time):
         array.setflags(write=False)
     return pattern
 
 
 def cull(triangles: np.ndarray, azimuth_range: tuple[float, float]) -> np.ndarray:
-    """Mask [T] of the triangles that a sector narrower than 180 degrees can see from the z axis (conservative)."""
+    """Mask [T] of the triangles that a sector below 180 degrees can see from the z axis (conservative)."""
     keep = np.ones(len(triangles), bool)
     if azimuth_range[1] - azimuth_range[0] >= 180:
         return keep
@@ -214,14 +229,14 @@ def scan(
 ) -> Scan:
     """Scan a world from `sensor.mount_height` above its origin.
 
-    The random draws do not depend on the switches of the sensor: switching noise off moves no ray and drops no other
-    point.
+    The random draws do not depend on the switches of the sensor: switching one off changes only what it
+    stands for.
 
     Args:
         sensor: the sensor.
         world: what it sees.
         rng: draws the phase of the turn, ray drop and noise.
-        azimuth_range: cast only this sector, (from, to) in degrees counter-clockwise from forward, to within a step.
+        azimuth_range: cast only this sector, degrees counter-clockwise from forward, to within a step.
 
     Raises:
         ValueError: if the sector is empty or larger than a turn.
@@ -232,10 +247,9 @@ def scan(
         world = world.select(cull(world.triangles, (azimuth_range[0] - 0.5, azimuth_range[1] + 0.5)))
     # The turn starts at a random fraction of a step, as the encoder of a real sensor does.
     directions = rotate_z(pattern.directions, -rng.random() * 2 * np.pi / sensor.azimuth_steps)
-    origins = np.zeros_like(directions)
-    origins[:, 2] = sensor.mount_height
+    mount = np.array([0, 0, sensor.mount_height], np.float32)
     caster: Caster = EmbreeCaster(world.triangles)
-    hits = caster.cast(origins, directions)
+    hits = caster.cast(pattern.origins + mount, directions)
 
     hit = np.flatnonzero((hits.distance >= sensor.min_range) & (hits.distance <= sensor.max_range))
     distance, triangle, directions = hits.distance[hit], hits.triangle[hit], directions[hit]
@@ -250,8 +264,9 @@ def scan(
     # Grass a few centimetres high moves the hit along a grazing ray by more than its height.
     slack = np.float32(sensor.relief) * world.relief[triangle] / np.maximum(cosine, 0.2)
     measured = distance + np.float32(sensor.range_noise) * noise[0] + slack * noise[1]
+    xyz = pattern.origins[hit] + directions * measured[:, None]
     points = np.empty((int(keep.sum()), 4), np.float32)
-    points[:, :3] = _to_axes(directions[keep] * measured[keep, None], sensor.axes)
+    points[:, :3] = _to_axes(xyz[keep], sensor.axes)
     points[:, 3] = intensity(sensor, albedo=albedo[keep], cosine=cosine[keep], distance=distance[keep])
     rays = hit[keep]
     objects = max((box.object_id for box in world.boxes), default=-1) + 1
@@ -269,10 +284,12 @@ def intensity(
 ) -> np.ndarray:
     """Stored intensity [H] of returns, in the sensor's convention.
 
-    Real units correct intensity for range and incidence in part only: on KITTI asphalt keeps 0.2-0.3 at a grazing
-    angle where a Lambertian surface would fall below 0.05. Hence the weak power of the cosine.
+    Stored values are not radiometric. On KITTI asphalt keeps 0.2-0.3 at a grazing angle where a Lambertian
+    surface would fall below 0.05, and car paint reads 0.13 although it stops returning before asphalt does.
+    Hence the weak power of the cosine and the square root of the albedo.
     """
-    value = np.clip(albedo * np.power(cosine, 0.3) * (0.6 + 0.4 * np.exp(distance / -40.0)), 0, 1)
+    value = 0.65 * np.sqrt(albedo) * np.power(cosine, 0.3) * (0.6 + 0.4 * np.exp(distance / -40.0))
+    value = np.clip(value, 0, 1)
     return np.round(value * 100) / 100 if sensor.intensity == "unit" else np.round(value * 255)
 
 

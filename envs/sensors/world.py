@@ -33,9 +33,9 @@ class Box:
         return (np.abs(along) <= half[0]) & (np.abs(across) <= half[1]) & (np.abs(offset[:, 2]) <= half[2])
 
     def corners(self) -> np.ndarray:
-        """The eight corners [8, 3] float64: the bottom four counter-clockwise from front left, then the top four."""
-        l, w, h = (v / 2 for v in self.size)
-        local = np.array([(x, y, z) for z in (-h, h) for x, y in ((l, w), (-l, w), (-l, -w), (l, -w))])
+        """The corners [8, 3] float64: the bottom four counter-clockwise from front left, then the top four."""
+        a, b, h = (v / 2 for v in self.size)
+        local = np.array([(x, y, z) for z in (-h, h) for x, y in ((a, b), (-a, b), (-a, -b), (a, -b))])
         c, s = np.cos(self.yaw), np.sin(self.yaw)
         return local @ np.array([[c, s, 0], [-s, c, 0], [0, 0, 1]]) + np.asarray(self.center)
 
