@@ -33,7 +33,7 @@ class KittiCalib:
         """
         path = Path(path)
         try:
-            lines = path.read_text().splitlines()
+            lines = path.read_text(errors="replace").splitlines()
         except FileNotFoundError as error:
             raise FrameError(
                 path,

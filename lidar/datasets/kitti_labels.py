@@ -34,7 +34,7 @@ def read_kitti_labels(label_path: str | Path, calib_path: str | Path) -> ObjectL
     """
     label_path = Path(label_path)
     try:
-        lines = label_path.read_text().splitlines()
+        lines = label_path.read_text(errors="replace").splitlines()
     except FileNotFoundError as error:
         raise FrameError(
             label_path,

@@ -1,8 +1,6 @@
 """Read one point cloud from a file: .bin, .npy, .npz, .pcd or .ply to float32 [N, 4]."""
 
 import warnings
-import zipfile
-import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -118,7 +116,11 @@ def _read_numpy(path: Path) -> np.ndarray:
                 return loaded["points"]
             if len(names) == 1:
                 return loaded[names[0]]
-    except (ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+    except OSError:
+        raise
+    except (
+        Exception
+    ) as error:  # numpy, zipfile, zlib and tokenize each have their own errors for damaged bytes
         raise FrameError(
             path, f"not a readable numpy file, or truncated ({reason(error)})", f"{_SKIP_HINT}."
         ) from error
@@ -151,7 +153,11 @@ def _columns_of(path: Path, array: np.ndarray) -> np.ndarray:
     array = array.reshape(-1)
     intensity = next((fields[name] for name in INTENSITY_NAMES if name in fields), None)
     columns = [array[fields[axis]] for axis in "xyz"] + ([] if intensity is None else [array[intensity]])
-    points = np.stack([np.asarray(column, np.float32) for column in columns], axis=1)
+    if any(column.ndim != 1 or column.dtype.kind not in "fiu" for column in columns):
+        raise FrameError(
+            path, "x, y, z or intensity is not one number per point", "Save one number per field."
+        )
+    points = np.stack([column.astype(np.float32) for column in columns], axis=1)
     return points if intensity is not None else _with_zero_intensity(points)
 
 

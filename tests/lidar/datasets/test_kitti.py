@@ -124,6 +124,9 @@ def test_the_camera_view_names_what_it_misses(tmp_path: Path) -> None:
     calib = write_calib(tmp_path / "training/calib/000000.txt", CALIB.replace("R0_rect", "R_rect"))
     with pytest.raises(FrameError, match="line R0_rect is missing or wrong"):
         source.read(source.frames[0])
+    calib.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(FrameError, match="line P2 is missing or wrong"):
+        source.read(source.frames[0])
     write_calib(calib, CALIB.replace("P2: 700 0", "P2: 700"))
     with pytest.raises(FrameError, match="line P2 is missing or wrong"):
         source.read(source.frames[0])

@@ -140,6 +140,12 @@ def test_named_fields_are_found(tmp_path: Path, name: str) -> None:
     np.testing.assert_allclose(read_points(tmp_path / "a.npy"), POINTS, rtol=1e-6)
 
 
+def test_fields_hold_one_number_per_point(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.zeros(5, [("x", "f4", (2,)), ("y", "f4"), ("z", "f4")]))
+    with pytest.raises(FrameError, match="not one number per point"):
+        read_points(tmp_path / "a.npy")
+
+
 def test_missing_fields_are_named(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.zeros(5, [("x", "f4"), ("y", "f4"), ("height", "f4")]))
     with pytest.raises(FrameError, match=r"has no field z \(fields: x, y, height\)"):
@@ -193,3 +199,25 @@ def test_sizes_are_checked_without_reading(tmp_path: Path) -> None:
         check_size(write_bin(tmp_path / "c.bin", POINTS[:0]))
     with pytest.raises(FrameError, match="not a whole number"):
         check_size(tmp_path / "a.bin", columns=7)
+
+
+@pytest.mark.parametrize(
+    "name", ["a.bin", "a.npy", "a.npz", "ascii.pcd", "binary.pcd", "binary_compressed.pcd", "a.ply"]
+)
+@pytest.mark.filterwarnings("ignore")
+def test_damaged_bytes_give_points_or_a_frame_error(tmp_path: Path, name: str) -> None:
+    """Nothing else may come out of a reader, or a worker dies of it."""
+    path = tmp_path / name
+    _ = write_pcd(path, POINTS[:20], path.stem) if path.suffix == ".pcd" else _write(path, POINTS[:20])
+    whole, rng = path.read_bytes(), np.random.default_rng(0)
+    for _ in range(150):
+        damaged = bytearray(whole[: rng.integers(len(whole) // 2, len(whole) + 1)])
+        for position in rng.integers(0, min(len(damaged), 250), 2):
+            damaged[position] = rng.choice(list(b"0123456789 \n-(\x00\xff"))
+        path.write_bytes(damaged)
+        try:
+            points = read_points(path)
+        except FrameError:
+            continue
+        assert points.shape[1] == 4
+        assert np.isfinite(points).all()
