@@ -64,7 +64,7 @@ def _car(name: str) -> Mesh:
     top, _ = hull(cabin, np.array([0.46, 0.37, 0.36, 0.37, 0.45]) * width)
     # Pulses pass the windows and come back from seats and lining: windows are open, the cabin is filled. Of
     # the strip around the cabin (windscreen, two roof panels, rear window, floor) only the roof stays.
-    seats = box((-0.12 * length, 0, 0.72 * height), (0.40 * length, 0.66 * width, 0.36 * height))
+    seats = box((-0.09 * length, 0, 0.69 * height), (0.34 * length, 0.66 * width, 0.30 * height))
     pillars = [
         Mesh.of(
             tube(*(_pillar_end(cabin, i, side, width) for i in ends), radius=(0.05, 0.05), sides=3),
@@ -149,7 +149,7 @@ def _person(*, stride: float, arms: float, coat: float) -> Mesh:
         parts += [
             limb((0, side * 0.10, 0.92), knee, (0.13, 0.10), CLOTH * 0.7),
             limb(knee, (swing, side * 0.11, 0.08), (0.10, 0.07), CLOTH * 0.7),
-            limb((swing - 0.06, side * 0.11, 0.04), (swing + 0.20, side * 0.12, 0.04), (0.05, 0.04), 0.1),
+            limb((swing - 0.06, side * 0.11, 0.04), (swing + 0.15, side * 0.12, 0.04), (0.05, 0.04), 0.1),
             limb((0, side * 0.22, 1.42), (-side * arms * 0.5, side * 0.27, 1.12), (0.07, 0.06), CLOTH),
             limb(
                 (-side * arms * 0.5, side * 0.27, 1.12),
@@ -216,7 +216,10 @@ def _cyclist(*, lean: float, pedal: float) -> Mesh:
 
 @lru_cache(maxsize=1)
 def shapes() -> dict[str, tuple[Mesh, ...]]:
-    """Shape variants of every category, each filling the unit box (x, y in +-0.5, z in 0..1)."""
+    """Shape variants of every category, each in the unit box (x, y in +-0.5, z in 0..1).
+
+    Boxes around people leave room for a stride: somebody who stands fills theirs only in part, as in KITTI.
+    """
     gaits = (
         (0.0, 0.0, 0.16),
         (0.10, 0.12, 0.14),
@@ -232,7 +235,7 @@ def shapes() -> dict[str, tuple[Mesh, ...]]:
         "Car": tuple(_car(name) for name in _CAR_BODIES),
         "Van": (_van(),),
         "Truck": (_truck(),),
-        "Pedestrian": tuple(person.fitted() for person in people),
+        "Pedestrian": tuple(person.fitted(least_length=0.75) for person in people),
         "Cyclist": tuple(rider.fitted() for rider in riders),
     }
 

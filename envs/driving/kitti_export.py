@@ -24,7 +24,7 @@ from envs.sensors.lidar import HDL_32E, KITTI_HDL_64E, Scan, SpinningLidar, scan
 from envs.sensors.world import World
 
 # Raise it with every change that changes a byte of a simulated frame: cached data sets are then made anew.
-SIMULATOR_VERSION = 3
+SIMULATOR_VERSION = 4
 SPLITS = ("train", "probe", "val")
 SENSORS: dict[str, SpinningLidar] = {"HDL-64E": KITTI_HDL_64E, "HDL-32E": HDL_32E}
 

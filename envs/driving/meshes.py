@@ -28,12 +28,15 @@ class Mesh:
             np.full(count, relief, np.float32),
         )
 
-    def fitted(self) -> "Mesh":
-        """The same mesh scaled to the unit box: x and y in [-0.5, 0.5], z in [0, 1]."""
+    def fitted(self, *, least_length: float = 0.0) -> "Mesh":
+        """The same mesh scaled to the unit box: x and y in [-0.5, 0.5], z in [0, 1].
+
+        A mesh shorter than `least_length` along x is scaled as if it had that length.
+        """
         lo, hi = self.triangles.min(axis=(0, 1)), self.triangles.max(axis=(0, 1))
-        return Mesh(
-            (self.triangles - lo) / (hi - lo) - np.array([0.5, 0.5, 0], np.float32), self.albedo, self.relief
-        )
+        origin = np.array([(lo[0] + hi[0]) / 2, (lo[1] + hi[1]) / 2, lo[2]], np.float32)
+        size = np.maximum(hi - lo, np.array([least_length, 0, 0], np.float32))
+        return Mesh((self.triangles - origin) / size, self.albedo, self.relief)
 
 
 def join(meshes: Sequence[Mesh]) -> Mesh:
