@@ -60,13 +60,22 @@ class LidarPretraining(nn.Module):
         model: the model.
         voxelizer: points to voxels.
         collapse_std: std / gamma of held-out features below which the run stops as collapsed.
+        collapse_rank: centred RankMe below which it does. Features that only tell which height levels of a cell are
+            active have some spread but a rank near 1.
     """
 
-    def __init__(self, *, model: ADLJEPA, voxelizer: Voxelizer, collapse_std: float = 0.05) -> None:
+    def __init__(
+        self,
+        *,
+        model: ADLJEPA,
+        voxelizer: Voxelizer,
+        collapse_std: float = 0.05,
+        collapse_rank: float = 2.0,
+    ) -> None:
         super().__init__()
         self.model = model
         self.voxelizer = voxelizer
-        self.collapse_std = collapse_std
+        self.collapse_std, self.collapse_rank = collapse_std, collapse_rank
         # The untrained encoder is the yardstick; in a tuple, so that it is neither trained nor saved.
         self._untrained = (copy.deepcopy(model.encoder).requires_grad_(False),)
         self._untrained_health: EmbeddingHealth | None = None
@@ -108,13 +117,15 @@ class LidarPretraining(nn.Module):
             "mean_cosine": health.mean_cosine,
             **self._heldout_loss(batches, device),
         }
-        if not health.std / gamma >= self.collapse_std:
+        if not (health.std / gamma >= self.collapse_std and health.rankme_centered >= self.collapse_rank):
             raise RepresentationCollapse(
-                f"the representation collapsed: std/gamma {health.std / gamma:.3f} is below {self.collapse_std} on "
-                f"held-out frames (RankMe {health.rankme:.1f}). Raise objective.lambda_reg or lower trainer.max_lr"
+                f"the representation collapsed: on held-out frames std/gamma is {health.std / gamma:.3f} (limit "
+                f"{self.collapse_std}), centred RankMe {health.rankme_centered:.2f} (limit {self.collapse_rank}). "
+                f"Raise objective.lambda_reg or lower trainer.max_lr"
             )
         return values
 
+    @torch.no_grad()
     def _heldout_loss(self, batches: Sequence[PointCloudBatch], device: torch.device) -> dict[str, float]:
         """Loss parts with the masks of the batches' own seeds and batch statistics, on a copy: nothing is updated."""
         model = copy.deepcopy(self.model).train()

@@ -88,20 +88,21 @@ class SIGReg(nn.Module):
 
         N may differ between ranks. Correlated samples (views, time steps) belong on a leading axis, not in N.
         """
-        if z.ndim < 2 or z.shape[-2] == 0:
-            raise ValueError(f"SIGReg takes samples of shape [..., N, D] with N >= 1, got {tuple(z.shape)}")
+        if z.ndim < 2:
+            raise ValueError(f"SIGReg takes samples of shape [..., N, D], got {tuple(z.shape)}")
         with torch.autocast(device_type=z.device.type, enabled=False):
             z = z.double() if z.dtype == torch.float64 else z.float()
             nodes, gaussian, weights = (
                 t.to(z.device, z.dtype) for t in (self._nodes, self._gaussian, self._weights)
             )
             a = self.directions(z.shape[-1], step=step, device=z.device, dtype=z.dtype)
+            # A rank without samples takes part in the reductions; without any on all ranks the statistic is 0.
             count = sum_over_ranks(z.new_tensor(float(z.shape[-2])))
             statistic = z.new_zeros(())
             for part in a.split(self.chunk, dim=1):
                 angles = (z @ part).unsqueeze(0) * nodes.view(-1, *[1] * z.ndim)
                 sums = torch.stack([angles.cos().sum(-2), angles.sin().sum(-2)])  # [2, T, ..., slices]
-                real, imaginary = sum_over_ranks(sums) / count
+                real, imaginary = sum_over_ranks(sums) / count.clamp_min(1)
                 shape = (-1, *[1] * (real.ndim - 1))
                 distance = (real - gaussian.view(shape)).square() + imaginary.square()
                 statistic = statistic + (weights.view(shape) * distance).sum(dim=(0, -1)).mean()
