@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from lidar.sparse.runs import Block, RunReader, groups
+from lidar.sparse.runs import Block, RunReader
 from lidar.sparse.tables import PairTable
 
 
@@ -60,7 +60,7 @@ class _SparseConv(torch.autograd.Function):
         for block in table.forward:
             products = features.new_empty(sum(block.sizes), weight.shape[0])
             parts = products.split(block.sizes) if block.sizes else ()
-            for (taps, first, _), part in zip(groups(block), parts, strict=True):
+            for (taps, first, _), part in zip(block.groups(), parts, strict=True):
                 torch.mm(reader.read(first, len(taps)), kernel.rows(taps), out=part)
             sums.append(_sum(products, block))
         return _stack(sums, features, weight.shape[0])
@@ -73,42 +73,66 @@ class _SparseConv(torch.autograd.Function):
         need_features, need_weight, _ = ctx.needs_input_grad
         out_channels, taps_total, in_channels = weight.shape
         kernel = _Kernel(weight.permute(1, 0, 2).flip(0))
-        # Sums over many rows: kept in float32 also where the products are bfloat16.
-        wide = torch.promote_types(weight.dtype, torch.float32)
-        grad_kernel = weight.new_zeros(taps_total, out_channels, in_channels, dtype=wide)
+        grad_kernel = _KernelGradient(in_channels, taps_total, out_channels, like=weight)
         reader = RunReader(grad)
         sums = []
         with torch.autocast(grad.device.type, enabled=False):
             for block in ctx.table.backward:
                 products = grad.new_empty(sum(block.sizes) if need_features else 0, in_channels)
                 parts = products.split(block.sizes) if len(products) else [products] * len(block.sizes)
-                for (taps, first, centres), part in zip(groups(block), parts, strict=True):
+                for (taps, first, centres), part in zip(block.groups(), parts, strict=True):
                     run = reader.read(first, len(taps))
                     if need_features:
                         torch.mm(run, kernel.rows(taps), out=part)
                     if need_weight:
-                        product = run.t().mm(features.index_select(0, centres))
-                        for tap, tap_grad in zip(taps, product.split(out_channels), strict=True):
-                            grad_kernel[tap] += tap_grad
+                        grad_kernel.add(taps, features.index_select(0, centres), run)
                 if need_features:
                     sums.append(_sum(products, block))
         grad_features = _stack(sums, grad, in_channels) if need_features else None
-        grad_weight = grad_kernel.flip(0).permute(1, 0, 2).to(weight.dtype) if need_weight else None
+        grad_weight = grad_kernel.total.flip(1).permute(2, 1, 0).to(weight.dtype) if need_weight else None
         return grad_features, grad_weight, None
 
 
 class _Kernel:
-    """A kernel [K, C, C'] that hands out the rows of some taps, one under the other."""
+    """A kernel [K, C, C'] that hands out the matrices of some taps, one under the other."""
 
     def __init__(self, kernel: torch.Tensor) -> None:
-        self.kernel = kernel.contiguous()
+        self._kernel = kernel.contiguous()
+        self._rows: dict[tuple[int, ...], torch.Tensor] = {}
 
     def rows(self, taps: tuple[int, ...]) -> torch.Tensor:
         """[len(taps) * C, C']."""
+        rows = self._rows.get(taps)
+        if rows is None:
+            low, high = taps[0], taps[-1] + 1
+            if high - low == len(taps):
+                rows = self._kernel[low:high].flatten(0, 1)
+            else:
+                rows = torch.cat([self._kernel[tap] for tap in taps])
+            self._rows[taps] = rows
+        return rows
+
+
+class _KernelGradient:
+    """Sum of x^T y over the pairs of each tap: [C_in, K, C_out].
+
+    A sum over many rows: it is kept in float32 also where the products are bfloat16.
+    """
+
+    def __init__(self, in_channels: int, taps: int, out_channels: int, *, like: torch.Tensor) -> None:
+        dtype = torch.promote_types(like.dtype, torch.float32)
+        self.total = like.new_zeros(in_channels, taps, out_channels, dtype=dtype)
+
+    def add(self, taps: tuple[int, ...], rows: torch.Tensor, runs: torch.Tensor) -> None:
+        """Add rows [I, C_in] against runs [I, len(taps) * C_out]."""
         low, high = taps[0], taps[-1] + 1
-        if high - low == len(taps):
-            return self.kernel[low:high].flatten(0, 1)
-        return torch.cat([self.kernel[tap] for tap in taps])
+        if high - low == len(taps) and rows.dtype == self.total.dtype:
+            channels = self.total.shape[2]
+            self.total.flatten(1)[:, low * channels : high * channels].addmm_(rows.t(), runs)
+        else:
+            product = rows.t().mm(runs).unflatten(1, (len(taps), -1))
+            for place, tap in enumerate(taps):
+                self.total[:, tap] += product[:, place]
 
 
 def _sum(products: torch.Tensor, block: Block) -> torch.Tensor:

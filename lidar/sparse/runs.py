@@ -17,11 +17,82 @@ import torch
 
 from lidar.sparse.sites import Shape
 
-# Centres per block: bounds the memory of the products (a few MB) and keeps them in the processor's cache.
+# Centres per block: bounds the memory of the products (a few MB); a place in a block fits 16 bits, the fast sort.
 BLOCK = 16384
 
-TapPairs = list[tuple[int, torch.Tensor, torch.Tensor]]
-"""For each tap that has any: its number, the centre rows and the neighbour rows, centres ascending."""
+
+@dataclass(frozen=True, kw_only=True)
+class Windows:
+    """Which taps of each centre's window hold a neighbour.
+
+    Attributes:
+        present: [S, N + 1] int16: for each x stretch of the kernel (z, y order) and each centre, one bit per tap.
+            The last column takes the writes of pairs that do not exist.
+        first: [S, N + 1] int64: row of the neighbour at the lowest tap present.
+        kernel: kernel size along z, y, x.
+    """
+
+    present: torch.Tensor
+    first: torch.Tensor
+    kernel: Shape
+
+    @classmethod
+    def empty(cls, *, kernel: Shape, centres: int, device: torch.device) -> "Windows":
+        """No neighbour anywhere.
+
+        Raises:
+            ValueError: if the kernel is wider along x than the bits can tell.
+        """
+        if kernel[2] > 9:
+            raise ValueError(f"kernels up to 9 wide along x are supported, got {kernel} (z, y, x)")
+        size = (kernel[0] * kernel[1], centres + 1)
+        return cls(
+            present=torch.zeros(size, dtype=torch.int16, device=device),
+            first=torch.zeros(size, dtype=torch.int64, device=device),
+            kernel=kernel,
+        )
+
+    def add(self, tap: int, centres: torch.Tensor, neighbours: torch.Tensor) -> None:
+        """Note the pairs of one tap. Taps of a stretch must come in descending order: the lowest stays first."""
+        stretch, slot = divmod(tap, self.kernel[2])
+        bit = self.present.new_full((1,), 1 << slot).expand(len(centres))
+        self.present[stretch].scatter_add_(0, centres, bit)
+        self.first[stretch].scatter_(0, centres, neighbours)
+
+    def blocks(self) -> tuple["Block", ...]:
+        """The items in blocks of at most `BLOCK` centres."""
+        centres = self.present.shape[1] - 1
+        return tuple(self._block(start, min(start + BLOCK, centres)) for start in range(0, centres, BLOCK))
+
+    def _block(self, start: int, stop: int) -> "Block":
+        count, width = stop - start, self.kernel[2]
+        present = self.present[:, start:stop]
+        stretches = len(present)
+        numbers = torch.arange(stretches, dtype=torch.int16, device=present.device) << width
+        group = torch.where(present > 0, present + numbers[:, None], 0).view(-1)
+        _, place = torch.sort(group, stable=True)
+        missing, *sizes = torch.bincount(group, minlength=stretches << width).tolist()
+        place = place[missing:]  # (stretch, centre) of each item, group after group
+        centre = place % count
+        used = [number for number, size in enumerate(sizes, start=1) if size]
+        lengths = [sizes[number - 1] for number in used]
+        _, pairs = torch.sort(centre.to(torch.int16), stable=True)
+        per_centre = torch.bincount(centre, minlength=count)
+        firsts = self.first[:, start:stop].reshape(-1).index_select(0, place)
+        return Block(
+            count=count,
+            taps=tuple(_taps(number, width) for number in used),
+            sizes=tuple(lengths),
+            firsts=firsts.split(lengths) if used else (),
+            centres=(centre + start).split(lengths) if used else (),
+            pairs=pairs,
+            offsets=torch.cat([per_centre.new_zeros(1), per_centre.cumsum(0)]),
+        )
+
+
+def _taps(group: int, width: int) -> tuple[int, ...]:
+    stretch, bits = group >> width, group & ((1 << width) - 1)
+    return tuple(stretch * width + slot for slot in range(width) if bits >> slot & 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,78 +117,23 @@ class Block:
     pairs: torch.Tensor
     offsets: torch.Tensor
 
-
-def build_blocks(pairs: TapPairs, *, kernel: Shape, centres: int, device: torch.device) -> tuple[Block, ...]:
-    """Group the pairs of a convolution into runs.
-
-    Args:
-        pairs: the pairs of each tap; neighbours must ascend with the tap inside an x stretch.
-        kernel: kernel size along z, y, x.
-        centres: number of centre rows.
-        device: where the pairs lie.
-
-    Returns:
-        Blocks of at most `BLOCK` centres, in order.
-    """
-    width = kernel[2]
-    stretches = kernel[0] * kernel[1]
-    # Which taps of a stretch are present, as bits, and the first neighbour.
-    present = torch.zeros(stretches, centres, dtype=torch.int16, device=device)
-    first = torch.zeros(stretches, centres, dtype=torch.int64, device=device)
-    for tap, centre, neighbour in sorted(pairs, key=lambda pair: -pair[0]):
-        stretch, slot = divmod(tap, width)
-        bit = present.new_full((1,), 1 << slot).expand(len(centre))
-        present[stretch].scatter_add_(0, centre, bit)
-        first[stretch].scatter_(0, centre, neighbour)  # the lowest tap comes last and stays
-    return tuple(
-        _block(present[:, start : start + BLOCK], first[:, start : start + BLOCK], start=start, width=width)
-        for start in range(0, centres, BLOCK)
-    )
-
-
-def _block(present: torch.Tensor, first: torch.Tensor, *, start: int, width: int) -> Block:
-    stretches, count = present.shape
-    by_centre = present.t().contiguous()
-    item = by_centre.view(-1).nonzero().squeeze(1)
-    centre = item.div(stretches, rounding_mode="floor")
-    stretch = item - centre * stretches
-    group = by_centre.view(-1).index_select(0, item) + (stretch << width).to(torch.int16)
-    group, order = torch.sort(group, stable=True)
-    sizes = torch.bincount(group, minlength=stretches << width).tolist()
-    centre_sorted = centre.index_select(0, order)
-    place = stretch.index_select(0, order) * count + centre_sorted
-    firsts = first.reshape(-1).index_select(0, place)
-    used = [number for number, size in enumerate(sizes) if size]
-    lengths = [sizes[number] for number in used]
-    return Block(
-        count=count,
-        taps=tuple(_taps(number, width) for number in used),
-        sizes=tuple(lengths),
-        firsts=firsts.split(lengths) if used else (),
-        centres=(centre_sorted + start).split(lengths) if used else (),
-        pairs=torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device)),
-        offsets=torch.cat([order.new_zeros(1), (by_centre != 0).sum(1).cumsum(0)]),
-    )
-
-
-def _taps(group: int, width: int) -> tuple[int, ...]:
-    stretch, bits = group >> width, group & ((1 << width) - 1)
-    return tuple(stretch * width + slot for slot in range(width) if bits >> slot & 1)
+    def groups(self) -> Iterator[tuple[tuple[int, ...], torch.Tensor, torch.Tensor]]:
+        """(taps, first neighbour rows, centre rows) of each group."""
+        return zip(self.taps, self.firsts, self.centres, strict=True)
 
 
 class RunReader:
     """Reads runs of n consecutive rows out of a matrix [N, C], each as one row of n * C numbers."""
 
     def __init__(self, rows: torch.Tensor) -> None:
-        self.rows = rows.contiguous()
+        self._rows = rows.contiguous()
+        self._windows: dict[int, torch.Tensor] = {}
 
     def read(self, first: torch.Tensor, length: int) -> torch.Tensor:
         """[len(first), length * C]: rows first .. first + length - 1."""
-        count, channels = self.rows.shape
-        window = self.rows.as_strided((count - length + 1, length * channels), (channels, 1))
+        window = self._windows.get(length)
+        if window is None:
+            count, channels = self._rows.shape
+            size, stride = (count - length + 1, length * channels), (channels, 1)
+            window = self._windows[length] = self._rows.as_strided(size, stride)
         return window.index_select(0, first)
-
-
-def groups(block: Block) -> Iterator[tuple[tuple[int, ...], torch.Tensor, torch.Tensor]]:
-    """(taps, first neighbour rows, centre rows) of each group."""
-    return zip(block.taps, block.firsts, block.centres, strict=True)

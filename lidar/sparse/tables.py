@@ -1,13 +1,15 @@
 """Tables: for every tap of a kernel, which input row meets which output row."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from math import prod
+from operator import itemgetter
 
 import torch
 
-from lidar.sparse.runs import Block, TapPairs, build_blocks
+from lidar.sparse.runs import Block, Windows
 from lidar.sparse.sites import Shape, Sites, linear_keys, split_keys
 
 
@@ -16,35 +18,29 @@ class PairTable:
     """The pairs of one convolution geometry on one set of sites.
 
     Attributes:
-        pairs: for each tap that has any: its number (z, y, x order), the output rows and the input rows.
+        windows: input rows around each output row.
+        mirrored: output rows around each input row, taps counted backwards (tap t there is tap K - 1 - t here), or
+            None for a submanifold convolution, where both are the same.
         source: the sites of the input.
         target: the sites of the output.
         kernel: kernel size along z, y, x.
-        mirrored: the pairs of a tap are those of its mirror image with input and output exchanged, as in a
-            submanifold convolution.
     """
 
-    pairs: TapPairs
+    windows: Windows
+    mirrored: Callable[[], Windows] | None
     source: Sites
     target: Sites
     kernel: Shape
-    mirrored: bool
 
     @cached_property
     def forward(self) -> tuple[Block, ...]:
         """Runs of input rows around each output row."""
-        return self._blocks(self.pairs, len(self.target))
+        return self.windows.blocks()
 
     @cached_property
     def backward(self) -> tuple[Block, ...]:
-        """Runs of output rows around each input row. Taps count backwards: tap t here is tap K - 1 - t."""
-        if self.mirrored:
-            return self.forward
-        last = prod(self.kernel) - 1
-        return self._blocks([(last - tap, row, out) for tap, out, row in self.pairs], len(self.source))
-
-    def _blocks(self, pairs: TapPairs, centres: int) -> tuple[Block, ...]:
-        return build_blocks(pairs, kernel=self.kernel, centres=centres, device=self.source.keys.device)
+        """Runs of output rows around each input row; taps count backwards."""
+        return self.forward if self.mirrored is None else self.mirrored().blocks()
 
 
 def submanifold_table(sites: Sites, kernel: Shape) -> PairTable:
@@ -68,25 +64,28 @@ def submanifold_table(sites: Sites, kernel: Shape) -> PairTable:
     # A key past every neighbour: reading one place beyond the end finds it.
     keys_padded = torch.cat([keys, keys.new_full((1,), torch.iinfo(torch.int64).max)])
 
-    middle = prod(kernel) // 2
-    pairs: TapPairs = [(middle, rows, rows)]
-    for dz, dy in product(range(-radius[0], radius[0] + 1), range(-radius[1], radius[1] + 1)):
-        if (dz, dy) < (0, 0):
-            continue
-        shifts = range(1 if (dz, dy) == (0, 0) else -radius[2], radius[2] + 1)
-        if len(shifts) == 0:
-            continue
-        step = (dz * guarded[1] + dy) * guarded[2]
-        wanted = keys + (step + shifts[0])
-        place = rows + 1 if (dz, dy) == (0, 0) else torch.searchsorted(keys, wanted)
-        for shift in shifts:
-            hit = keys_padded.index_select(0, place) == wanted
-            output = hit.nonzero().squeeze(1)
-            pairs.append((middle + (dz * kernel[1] + dy) * kernel[2] + shift, output, place[output]))
-            place, wanted = place + hit, wanted + 1
-    # Along a tap the input rows ascend with the output rows, so the exchanged lists ascend as well.
-    pairs += [(2 * middle - tap, inputs, outputs) for tap, outputs, inputs in pairs[1:]]
-    return PairTable(pairs=pairs, source=sites, target=sites, kernel=kernel, mirrored=True)
+    windows = Windows.empty(kernel=kernel, centres=count, device=device)
+    present, first = windows.present[:, :count], windows.first[:, :count]
+    middle, width = prod(kernel) // 2, kernel[2]
+    own = len(present) // 2
+    present[own] = 1 << radius[2]
+    first[own] = rows
+    for stretch in range(own, len(present)):
+        dz, dy = divmod(stretch, kernel[1])
+        step = ((dz - radius[0]) * guarded[1] + dy - radius[1]) * guarded[2]
+        if stretch == own:
+            slots, place = range(radius[2] + 1, width), rows + 1
+        else:
+            slots = range(width)
+            place = torch.searchsorted(keys, keys + (step - radius[2]))
+            first[stretch] = place
+        for slot in slots:
+            hit = keys_padded.index_select(0, place) == keys + (step + slot - radius[2])
+            present[stretch] += hit.to(torch.int16) << slot
+            # The same pairs seen from the other end. Slots ascend here, so they descend there.
+            windows.add(2 * middle - stretch * width - slot, torch.where(hit, place, count), rows)
+            place = place + hit
+    return PairTable(windows=windows, mirrored=None, source=sites, target=sites, kernel=kernel)
 
 
 def strided_table(sites: Sites, *, kernel: Shape, stride: Shape, padding: Shape) -> PairTable:
@@ -97,24 +96,44 @@ def strided_table(sites: Sites, *, kernel: Shape, stride: Shape, padding: Shape)
     """
     shape = output_shape(sites.shape, kernel=kernel, stride=stride, padding=padding)
     sample, *position = split_keys(sites.keys, sites.shape)
-    axes = [_axis_taps(*axis) for axis in zip(position, shape, kernel, stride, padding, strict=True)]
-    taps, rows, keys = [], [], []
-    for tap, (kz, ky, kx) in enumerate(product(*map(range, kernel))):
-        (z, z_in), (y, y_in), (x, x_in) = axes[0][kz], axes[1][ky], axes[2][kx]
-        row = (z_in & y_in & x_in).nonzero().squeeze(1)
-        key = ((sample * shape[0] + z) * shape[1] + y) * shape[2] + x
-        taps.append(tap)
-        rows.append(row)
-        keys.append(key.index_select(0, row))
-    target, outputs = torch.unique(torch.cat(keys), return_inverse=True)
-    out_rows = outputs.split([len(row) for row in rows])
-    return PairTable(
-        pairs=list(zip(taps, out_rows, rows, strict=True)),
-        source=sites,
-        target=Sites(keys=target, shape=shape, batch_size=sites.batch_size),
-        kernel=kernel,
-        mirrored=False,
-    )
+    # Input i meets output (i + p - t) / s at tap t: only taps with the remainder of i + p, at a fixed distance.
+    shifted = [cells + p for cells, p in zip(position, padding, strict=True)]
+    whole = [cells.div(s, rounding_mode="floor") for cells, s in zip(shifted, stride, strict=True)]
+    rest = [cells - q * s for cells, q, s in zip(shifted, whole, stride, strict=True)]
+    base = ((sample * shape[0] + whole[0]) * shape[1] + whole[1]) * shape[2] + whole[2]
+    remainder = (rest[0] * stride[1] + rest[1]) * stride[2] + rest[2]
+
+    taps, rows, keys = [], [sites.keys[:0]], [sites.keys[:0]]
+    for number, rests in enumerate(product(*map(range, stride))):
+        members = (remainder == number).nonzero().squeeze(1)
+        base_here = base.index_select(0, members)
+        choices = []
+        for q, r, s, k, cells in zip(whole, rests, stride, kernel, shape, strict=True):
+            q_here = q.index_select(0, members)
+            steps = range((k - r + s - 1) // s)
+            choices.append([(r + d * s, d, (q_here >= d) & (q_here < cells + d)) for d in steps])
+        for (kz, dz, z_in), (ky, dy, y_in), (kx, dx, x_in) in product(*choices):
+            inside = (z_in & y_in & x_in).nonzero().squeeze(1)
+            taps.append((kz * kernel[1] + ky) * kernel[2] + kx)
+            rows.append(members.index_select(0, inside))
+            keys.append(base_here.index_select(0, inside) - ((dz * shape[1] + dy) * shape[2] + dx))
+    ordered, order = torch.sort(_narrow(torch.cat(keys), sites.batch_size * prod(shape)))
+    target, place = torch.unique_consecutive(ordered, return_inverse=True)
+    outputs = torch.empty_like(place).scatter_(0, order, place).split([len(row) for row in rows])
+    pairs = sorted(zip(taps, outputs[1:], rows[1:], strict=True), key=itemgetter(0), reverse=True)
+    target_sites = Sites(keys=target.long(), shape=shape, batch_size=sites.batch_size)
+
+    windows = Windows.empty(kernel=kernel, centres=len(target), device=target.device)
+    for tap, out, row in pairs:
+        windows.add(tap, out, row)
+
+    def mirrored() -> Windows:
+        windows = Windows.empty(kernel=kernel, centres=len(sites), device=target.device)
+        for tap, out, row in reversed(pairs):
+            windows.add(prod(kernel) - 1 - tap, row, out)
+        return windows
+
+    return PairTable(windows=windows, mirrored=mirrored, source=sites, target=target_sites, kernel=kernel)
 
 
 def output_shape(shape: Shape, *, kernel: Shape, stride: Shape, padding: Shape) -> Shape:
@@ -134,13 +153,6 @@ def output_shape(shape: Shape, *, kernel: Shape, stride: Shape, padding: Shape) 
     return out  # type: ignore[return-value]
 
 
-def _axis_taps(
-    position: torch.Tensor, cells: int, kernel: int, stride: int, padding: int
-) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """For each tap of one axis: the output cell that each input meets there, and whether it exists."""
-    taps = []
-    for tap in range(kernel):
-        shifted = position + (padding - tap)
-        cell = shifted.div(stride, rounding_mode="floor")
-        taps.append((cell, (cell * stride == shifted) & (cell >= 0) & (cell < cells)))
-    return taps
+def _narrow(keys: torch.Tensor, limit: int) -> torch.Tensor:
+    """The keys in 32 bits where they fit: they sort in half the time."""
+    return keys.int() if limit <= torch.iinfo(torch.int32).max else keys
