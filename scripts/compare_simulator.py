@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -44,11 +45,12 @@ SCALARS = {
     "ground": "ground height mode, m",
     "intensity": "mean intensity",
 }
+CLASSES = ("Car", "Van", "Truck", "Pedestrian", "Cyclist")
 Frames = tuple[list[ScanStatistics], list[LabelledObject], list[np.ndarray]]
 
 
 def read_frames(folder: Path) -> Frames:
-    """Statistics of all full scans below `folder`/training, their labelled objects, and the points of the first four.
+    """Statistics of all full scans below `folder`/training, their labelled objects, and the points of three.
 
     Raises:
         SystemExit: if there are none, naming the folder and the remedy.
@@ -75,33 +77,28 @@ def read_frames(folder: Path) -> Frames:
         scans.append(scan_statistics(points))
         label, calib = (training / kind / f"{path.stem}.txt" for kind in ("label_2", "calib"))
         objects += labelled_objects(points, label=label, calib=calib)
-        pictures += [points] if len(pictures) < 10 else []
+        pictures += [points] if len(pictures) < 3 else []
     return scans, objects, pictures
 
 
 def summary(frames: Frames) -> dict:
     """The figures of one side of the comparison."""
     scans, objects, _ = frames
+    result: dict = {"scans": len(scans)}
+    for key in SCALARS:
+        values = np.array([getattr(s, key) for s in scans], float)
+        result[key] = {"mean": values.mean(), "std": values.std(), "range": [values.min(), values.max()]}
+    for key in ("by_range", "by_elevation"):
+        result[key] = np.mean([getattr(s, key) for s in scans], axis=0).tolist()
     cars = clear_cars(objects)
-    bins = list(zip(CAR_RANGE_EDGES[:-1], CAR_RANGE_EDGES[1:], strict=True))
-    in_bin = [cars[(cars[:, 0] >= a) & (cars[:, 0] < b), 1] for a, b in bins]
-    values = {key: np.array([getattr(s, key) for s in scans]) for key in SCALARS}
-    return {
-        "scans": len(scans),
-        **{k: {"mean": float(v.mean()), "std": float(v.std()), "range": [float(v.min()), float(v.max())]} for k, v in values.items()},
-        "by_range": np.mean([s.by_range for s in scans], axis=0).tolist(),
-        "by_elevation": np.mean([s.by_elevation for s in scans], axis=0).tolist(),
-        "clear_cars": len(cars),
-        "points_per_car": [{"range": list(b), "cars": len(v), "median": float(np.median(v)) if len(v) else None} for b, v in zip(bins, in_bin, strict=True)],
-        "slope": log_log_slope(cars),
-        "objects_per_scan": {
-            c: sum(o.category == c for o in objects) / len(scans) for c in ("Car", "Van", "Truck", "Pedestrian", "Cyclist")
-        },
-        "object_intensity": {
-            c: float(np.nanmean(v)) if (v := [o.intensity for o in objects if o.category == c]) else None
-            for c in ("Car", "Pedestrian", "Cyclist")
-        },
-    }  # fmt: skip
+    result["slope"] = log_log_slope(cars)
+    result["points_per_car"] = []
+    for low, high in pairwise(CAR_RANGE_EDGES):
+        counts = cars[(cars[:, 0] >= low) & (cars[:, 0] < high), 1]
+        median = float(np.median(counts)) if len(counts) else None
+        result["points_per_car"].append({"range": [low, high], "cars": len(counts), "median": median})
+    result["objects_per_scan"] = {c: sum(o.category == c for o in objects) / len(scans) for c in CLASSES}
+    return result
 
 
 def table(result: dict) -> str:
@@ -110,8 +107,9 @@ def table(result: dict) -> str:
     lines = [
         "# Simulated against real HDL-64E scans",
         "",
-        f"{sim['scans']} simulated full scans (seed {result['seed']}, simulator version {result['simulator_version']}) and "
-        f"{real['scans']} real KITTI scans. Made by `{result['command']}`; the numbers are in simulator_vs_kitti.json.",
+        f"{sim['scans']} simulated full scans (seed {result['seed']}, simulator version {result['simulator_version']})",
+        f"and {real['scans']} real KITTI scans. The numbers are in simulator_vs_kitti.json, made at commit",
+        f"{result['commit']} on {result['date']} by `{result['command']}`.",
         "",
         "| | real: mean +- std | simulated: mean +- std | ratio |",
         "|---|---|---|---|",
@@ -132,7 +130,7 @@ def table(result: dict) -> str:
         ("Points by elevation", "by_elevation", ELEVATION_EDGES, "degrees"),
     ):
         lines += ["", f"{title}, share:", "", f"| {unit} | real | simulated |", "|---|---|---|"]
-        for low, high, a, b in zip(edges[:-1], edges[1:], real[key], sim[key], strict=True):
+        for (low, high), a, b in zip(pairwise(edges), real[key], sim[key], strict=True):
             lines.append(f"| {low}..{high} | {a:.3f} | {b:.3f} |")
     lines += ["", "Points per car, median (cars neither occluded nor truncated):", ""]
     lines += ["| range, m | real (cars) | simulated (cars) |", "|---|---|---|"]
@@ -159,56 +157,44 @@ NOTES = (
 
 
 def figure(real: Frames, sim: Frames, *, path: Path) -> None:
-    """Bird's-eye views of both, range histogram, elevation histogram, points per car."""
+    """Bird's-eye views of simulated scans (the licence keeps real ones out), histograms, points per car."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    fig, axes = plt.subplots(3, 3, figsize=(12, 11), layout="constrained")
-    for row, (name, frames, picks) in enumerate((("real", real, (4, 5, 7)), ("simulated", sim, (0, 1, 2)))):
-        for ax, pick in zip(axes[row], picks, strict=True):
-            points = frames[2][min(pick, len(frames[2]) - 1)][::2]
-            ax.scatter(
-                points[:, 0], points[:, 1], c=points[:, 2], s=0.15, vmin=-2, vmax=2, cmap="turbo", lw=0
-            )
-            ax.set(
-                xlim=(-40, 70), ylim=(-40, 40), aspect="equal", title=f"{name} scan {pick}, height in colour"
-            )
-    styles = (("real", real, "k", 0), ("simulated", sim, "tab:red", 1))
-    for name, frames, colour, shift in styles:
-        for ax, key, edges in (
-            (axes[2, 0], "by_range", RANGE_EDGES),
-            (axes[2, 1], "by_elevation", ELEVATION_EDGES),
+    fig, axes = plt.subplots(2, 3, figsize=(12, 7), layout="constrained")
+    for ax, points in zip(axes[0], sim[2], strict=False):
+        ax.scatter(points[:, 0], points[:, 1], c=points[:, 2], s=0.2, vmin=-2, vmax=2, cmap="turbo", lw=0)
+        ax.set(xlim=(-40, 70), ylim=(-40, 40), aspect="equal", title="simulated scan, height in colour")
+    for name, frames, colour, shift in (("real", real, "k", 0.0), ("simulated", sim, "tab:red", 0.4)):
+        for ax, key, edges in zip(
+            axes[1], ("by_range", "by_elevation"), (RANGE_EDGES, ELEVATION_EDGES), strict=False
         ):
-            share = np.mean([getattr(s, key) for s in frames[0]], axis=0)
-            spread = np.std([getattr(s, key) for s in frames[0]], axis=0)
-            at = np.arange(len(share)) + 0.4 * shift
-            ax.bar(at, share, 0.4, yerr=spread, color=colour, label=name, error_kw={"lw": 0.7})
-            ax.set_xticks(np.arange(len(share)) + 0.2, [str(e) for e in edges[:-1]], fontsize=7)
+            shares = np.array([getattr(s, key) for s in frames[0]])
+            at = np.arange(shares.shape[1]) + shift
+            ax.bar(at, shares.mean(0), 0.4, yerr=shares.std(0), color=colour, error_kw={"lw": 0.7})
+            ax.set_xticks(np.arange(shares.shape[1]) + 0.2, [str(e) for e in edges[:-1]], fontsize=7)
         cars = clear_cars(frames[1])
-        axes[2, 2].loglog(
-            cars[:, 0], cars[:, 1], ".", color=colour, label=name, ms=6 if shift == 0 else 3, zorder=3 - shift
+        axes[1, 2].loglog(
+            *cars.T, ".", color=colour, label=name, ms=3 if shift else 6, zorder=2 if shift else 3
         )
-    axes[2, 0].set(title="share of points by range (bin start, m)")
-    axes[2, 1].set(title="share of points by elevation (bin start, degrees)")
-    axes[2, 2].set(title="points per clear car", xlabel="range, m")
-    axes[2, 2].legend()
-    fig.savefig(path, dpi=62)
+    axes[1, 0].set(title="share of points by range (bin start, m; bar: std)")
+    axes[1, 1].set(title="share of points by elevation (bin start, degrees)")
+    axes[1, 2].set(title="points per clear car", xlabel="range, m")
+    axes[1, 2].legend()
+    fig.savefig(path, dpi=70)
     plt.close(fig)
 
 
 def machine() -> str:
     """CPU model and number of cores."""
     info = Path("/proc/cpuinfo")
-    model = (
-        next(
-            (x.split(":")[1].strip() for x in info.read_text().splitlines() if x.startswith("model name")), ""
-        )
-        if info.exists()
-        else platform.processor()
+    lines = info.read_text().splitlines() if info.exists() else []
+    model = next(
+        (line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor()
     )
-    return f"{model}, {os.cpu_count()} cores"  # fmt: skip
+    return f"{model}, {os.cpu_count()} cores"
 
 
 def main() -> None:
