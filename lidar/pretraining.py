@@ -86,7 +86,10 @@ class LidarPretraining(nn.Module):
         return self._untrained[0]
 
     def training_step(self, batch: PointCloudBatch, step: int) -> Loss:
-        return self.model(self.voxelizer(batch), batch.seeds, step)
+        loss = self.model(self.voxelizer(batch), batch.seeds, step)
+        return Loss(
+            loss.total, {**loss.parts, "data/skipped": loss.total.new_tensor(float(len(batch.skipped)))}
+        )
 
     def after_step(self, step: int, total_steps: int) -> dict[str, float]:
         momentum = self.model.target.update(self.model.encoder, progress=step / total_steps)

@@ -12,7 +12,7 @@ from lidar.augment import Augmentation
 from lidar.batch import PointCloudBatch
 from lidar.datasets.errors import DatasetError, FrameError
 from lidar.datasets.sources import FrameRef, FrameSource
-from lidar.grid import Range
+from lidar.grid import Range, inside
 
 ON_ERROR = ("raise", "skip")
 FrameKey = tuple[int, int]
@@ -129,17 +129,6 @@ def collate(samples: Sequence[Sample]) -> PointCloudBatch:
         seeds=tuple(sample.seed for sample in samples),
         skipped=tuple(name for sample in samples for name in sample.skipped),
     )
-
-
-def inside(points: np.ndarray, point_range: Range) -> np.ndarray:
-    """Boolean mask [N] of the points [N, >=3] with lo <= p < hi: VoxelGrid.inside, by columns for speed."""
-    lo, hi = np.asarray(point_range[:3], np.float32), np.asarray(point_range[3:], np.float32)
-    mask = np.ones(len(points), bool)
-    for axis in range(3):
-        column = points[:, axis]
-        mask &= column >= lo[axis]
-        mask &= column < hi[axis]
-    return mask
 
 
 def check_range(path: Path, points: np.ndarray, point_range: Range) -> None:
