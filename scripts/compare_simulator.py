@@ -144,15 +144,15 @@ def table(result: dict) -> str:
 NOTES = (
     "What differs, and why:",
     "",
-    "- Return model, albedos and density of the surroundings were tuned on these same 25 scans by their averages (not by",
-    "  frame); the beam table and the heights of the lasers were fitted on them. The agreement above is in sample.",
-    "- Simulated streets vary less than real ones: the spread of points per scan and in the crop is smaller, and there are",
-    "  no motorways, squares, tunnels or hills.",
-    "- The default holds more road users per scan than KITTI on purpose (a small data set needs them within 25 m).",
-    "- Fewer points above the horizon, since tall trees and houses are sparser than in these recordings.",
+    "- Return model, albedos and the density of the surroundings were tuned on the averages of these same 25 scans;",
+    "  the beam table and the heights of the lasers were fitted on them. The agreement above is in sample.",
+    "- Simulated streets vary less than real ones (smaller spread within the crop); there are no motorways, squares,",
+    "  tunnels or hills.",
+    "- The default holds more road users per scan than KITTI on purpose: a small data set needs them within 25 m.",
+    "- Fewer points above the horizon: tall trees and houses are sparser than in these recordings.",
     "- Pedestrians and cyclists beyond 20 m get fewer points than real ones: the beam has no width here.",
-    "- No rolling shutter, no second echo, no mixed pixels at edges, no blooming of reflectors; azimuth offsets are the",
-    "  nominal table. Real medians of points per car rest on 1 to 10 cars a bin.",
+    "- No rolling shutter, no second echo, no mixed pixels at edges, no blooming of reflectors; azimuth offsets are",
+    "  the nominal table. Real medians of points per car rest on 2 to 7 cars a bin.",
 )
 
 
@@ -179,8 +179,8 @@ def figure(real: Frames, sim: Frames, *, path: Path) -> None:
         axes[1, 2].loglog(
             *cars.T, ".", color=colour, label=name, ms=3 if shift else 6, zorder=2 if shift else 3
         )
-    axes[1, 0].set(title="share of points by range (bin start, m; bar: std)")
-    axes[1, 1].set(title="share of points by elevation (bin start, degrees)")
+    axes[1, 0].set(title="share of points by range, m")
+    axes[1, 1].set(title="share of points by elevation, degrees")
     axes[1, 2].set(title="points per clear car", xlabel="range, m")
     axes[1, 2].legend()
     fig.savefig(path, dpi=70)
