@@ -19,6 +19,7 @@ from lidar.sparse.sites import Shape
 
 # Centres per block: bounds the memory of the products (a few MB); a place in a block fits 16 bits, the fast sort.
 BLOCK = 16384
+GROUP = 2048
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,8 +75,12 @@ class Windows:
         missing, *sizes = torch.bincount(group, minlength=stretches << width).tolist()
         place = place[missing:]  # (stretch, centre) of each item, group after group
         centre = place % count
-        used = [number for number, size in enumerate(sizes, start=1) if size]
-        lengths = [sizes[number - 1] for number in used]
+        used, lengths = [], []
+        for number, size in enumerate(sizes, start=1):
+            whole, rest = divmod(size, GROUP)
+            pieces = [GROUP] * whole + [rest] * (rest > 0)
+            used += [number] * len(pieces)
+            lengths += pieces
         _, pairs = torch.sort(centre.to(torch.int16), stable=True)
         per_centre = torch.bincount(centre, minlength=count)
         firsts = self.first[:, start:stop].reshape(-1).index_select(0, place)
