@@ -26,10 +26,16 @@ def fit_linear_probe(
 ) -> LinearProbe:
     """Fit by L-BFGS in float64: mean cross-entropy + l2 / 2 |weight|^2. Convex, so the result has no seed.
 
+    The search runs in the principal axes of the features, each scaled by its curvature. Features of a collapsed encoder
+    are nearly collinear, and without this the search stops far from the optimum on just those.
+
     Args:
         features: [N, D]; standardised with their own mean and standard deviation.
         labels: [N] int64 in 0..num_classes-1; classes may be absent.
+        l2: penalty, positive.
     """
+    if l2 <= 0:
+        raise ValueError(f"l2 must be positive, got {l2}: separable classes have no optimum without it")
     if features.ndim != 2 or labels.shape != features.shape[:1] or len(features) == 0:
         raise ValueError(
             f"expected features [N, D] and labels [N], got {tuple(features.shape)}, {tuple(labels.shape)}"
@@ -37,24 +43,30 @@ def fit_linear_probe(
     x = features.double()
     mean, std = x.mean(0), x.std(0, correction=0).clamp_min(1e-8)
     x = (x - mean) / std
-    weight = torch.zeros(x.shape[1], num_classes, dtype=x.dtype, requires_grad=True)
-    bias = torch.zeros(num_classes, dtype=x.dtype, requires_grad=True)
+    energy, axes = torch.linalg.eigh(x.T @ x / len(x))
+    scale = (energy.clamp_min(0) / num_classes + l2).rsqrt().unsqueeze(1)  # weight = axes @ (scale * u)
+    x = x @ axes * scale.T
+    u = torch.zeros(x.shape[1], num_classes, dtype=x.dtype, device=x.device, requires_grad=True)
+    bias = torch.zeros(num_classes, dtype=x.dtype, device=x.device, requires_grad=True)
     optimizer = torch.optim.LBFGS(
-        [weight, bias],
+        [u, bias],
         max_iter=iterations,
-        tolerance_grad=1e-7,
+        tolerance_grad=1e-8,
+        tolerance_change=1e-14,
         history_size=20,
         line_search_fn="strong_wolfe",
     )
 
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
-        loss = F.cross_entropy(x @ weight + bias, labels) + 0.5 * l2 * weight.square().sum()
+        with torch.enable_grad():
+            loss = F.cross_entropy(x @ u + bias, labels) + 0.5 * l2 * (scale * u).square().sum()
         loss.backward()
         return loss
 
     optimizer.step(closure)
-    return LinearProbe(mean=mean, std=std, weight=weight.detach(), bias=bias.detach())
+    weight = axes @ (scale * u.detach())
+    return LinearProbe(mean=mean, std=std, weight=weight, bias=bias.detach())
 
 
 def average_precision(scores: torch.Tensor, positives: torch.Tensor) -> float:
@@ -66,7 +78,14 @@ def average_precision(scores: torch.Tensor, positives: torch.Tensor) -> float:
 
     Returns:
         A number in [0, 1]; NaN without positives. A constant score gives the share of positives.
+
+    Raises:
+        ValueError: if a score is NaN or the shapes differ.
     """
+    if scores.ndim != 1 or positives.shape != scores.shape:
+        raise ValueError(f"expected [N] and [N], got {tuple(scores.shape)} and {tuple(positives.shape)}")
+    if bool(scores.isnan().any()):
+        raise ValueError("scores hold NaN: they have no order")
     total = int(positives.sum())
     if total == 0:
         return float("nan")
