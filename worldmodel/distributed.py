@@ -41,6 +41,11 @@ def rank() -> int:
     return dist.get_rank() if is_distributed() else 0
 
 
+def at_least_fp32(value: torch.Tensor) -> torch.Tensor:
+    """bf16 and fp16 to fp32, the rest as it is: statistics do not follow autocast."""
+    return value.to(torch.promote_types(value.dtype, torch.float32))
+
+
 class _SumOverRanks(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, value: torch.Tensor) -> torch.Tensor:
@@ -78,7 +83,7 @@ def gather_1d(values: torch.Tensor) -> torch.Tensor:
     size = torch.tensor([len(values)], device=values.device)
     sizes = [torch.zeros_like(size) for _ in range(world_size())]
     dist.all_gather(sizes, size)
-    longest = int(max(s.item() for s in sizes))
+    longest = max(1, *(int(s.item()) for s in sizes))
     padded = values.new_zeros(longest)
     padded[: len(values)] = values.detach()
     parts = [torch.zeros_like(padded) for _ in range(world_size())]
@@ -146,7 +151,11 @@ def resolve_device(name: str) -> torch.device:
 
 @contextmanager
 def process_group(device: str = "auto", timeout: timedelta = timedelta(minutes=30)) -> Iterator[torch.device]:
-    """Join the process group that torchrun or srun describes (none: one process) and yield this rank's device."""
+    """Join the process group that torchrun or srun describes (none: one process) and yield this rank's device.
+
+    After an error the group is left to the end of the process: the other ranks may be inside a collective, and a
+    closed connection is what tells them.
+    """
     os.environ.update(_slurm_to_torchrun(dict(os.environ)))
     here = resolve_device(device)
     if here.type == "cuda":
@@ -155,8 +164,6 @@ def process_group(device: str = "auto", timeout: timedelta = timedelta(minutes=3
     if grouped:
         # Both backends on a GPU: monitors reduce float64 sums on the CPU.
         dist.init_process_group("cpu:gloo,cuda:nccl" if here.type == "cuda" else "gloo", timeout=timeout)
-    try:
-        yield here
-    finally:
-        if grouped:
-            dist.destroy_process_group()
+    yield here
+    if grouped:
+        dist.destroy_process_group()

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
 
-from worldmodel.distributed import mean_over_ranks
+from worldmodel.distributed import at_least_fp32, mean_over_ranks
 
 
 @dataclass(frozen=True)
@@ -22,15 +22,15 @@ class Loss:
 
 
 def masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Mean of `values` where `mask` is true, pooled over the samples of all ranks; 0 where nothing is masked.
+    """Mean of `values` where `mask` is true, in fp32, pooled over the samples of all ranks; 0 where none is.
 
     Args:
         values: [...] float.
         mask: [...] bool, same shape.
     """
-    weights = mask.to(values.dtype)
+    values = at_least_fp32(values)
     # where() rather than a product: a NaN outside the mask must not reach the sum.
-    return mean_over_ranks(torch.where(mask, values, values.new_zeros(())).sum(), weights.sum())
+    return mean_over_ranks(torch.where(mask, values, values.new_zeros(())).sum(), mask.sum())
 
 
 def cosine_distance(*, prediction: torch.Tensor, target: torch.Tensor, dim: int = 1) -> torch.Tensor:
@@ -39,9 +39,9 @@ def cosine_distance(*, prediction: torch.Tensor, target: torch.Tensor, dim: int 
     Args:
         prediction, target: [..., D, ...], already normalised along `dim`.
     """
-    return 1.0 - (prediction.float() * target.float()).sum(dim)
+    return 1.0 - (at_least_fp32(prediction) * at_least_fp32(target)).sum(dim)
 
 
 def unit(features: torch.Tensor, dim: int = 1) -> torch.Tensor:
     """L2-normalise along `dim` in fp32; a zero vector stays zero and has a finite gradient."""
-    return F.normalize(features.float(), dim=dim, eps=1e-6)
+    return F.normalize(at_least_fp32(features), dim=dim, eps=1e-6)

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from worldmodel.distributed import mean_over_ranks, sum_over_ranks
+from worldmodel.distributed import at_least_fp32, mean_over_ranks, sum_over_ranks
 
 
 def variance_hinge(
@@ -22,7 +22,7 @@ def variance_hinge(
     Returns:
         Scalar; gamma - sqrt(eps) at total collapse.
     """
-    z = features.float()
+    z = at_least_fp32(features)
     weights = mask.unsqueeze(1)
     count = weights.sum(dim=(2, 3)).to(z.dtype)
     zero = z.new_zeros(())
@@ -91,7 +91,7 @@ class SIGReg(nn.Module):
         if z.ndim < 2:
             raise ValueError(f"SIGReg takes samples of shape [..., N, D], got {tuple(z.shape)}")
         with torch.autocast(device_type=z.device.type, enabled=False):
-            z = z.double() if z.dtype == torch.float64 else z.float()
+            z = at_least_fp32(z)
             nodes, gaussian, weights = (
                 t.to(z.device, z.dtype) for t in (self._nodes, self._gaussian, self._weights)
             )

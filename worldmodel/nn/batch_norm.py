@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from worldmodel.distributed import is_distributed, sum_over_ranks
+from worldmodel.distributed import at_least_fp32, is_distributed, sum_over_ranks
 
 T = TypeVar("T")
 
@@ -22,20 +22,24 @@ class _SyncedBatchNorm(_BatchNorm):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         self._check_input_dim(x)
+        rows_here = x.numel() // x.shape[1]
         if not (self.training and is_distributed()):
-            if self.training and x.numel() // max(x.shape[1], 1) < 2:
+            if self.training and rows_here < 2 and self.running_mean is not None:
                 return self._few_rows(x)
             return super().forward(x)
         axes = [d for d in range(x.ndim) if d != 1]
         shape = [1, -1] + [1] * (x.ndim - 2)
-        rows = x.float()
-        moments = torch.cat([rows.sum(axes), rows.new_tensor([rows.numel() / max(x.shape[1], 1)])])
-        total = sum_over_ranks(moments)
-        count = total[-1].detach().clamp_min(1)
-        mean = total[:-1] / count
+        rows = at_least_fp32(x)
+        total = sum_over_ranks(torch.cat([rows.sum(axes), rows.new_tensor([float(rows_here)])]))
+        count = total[-1].detach()
+        mean = total[:-1] / count.clamp_min(1)
+        if self.running_mean is not None:
+            mean = torch.where(count < 2, self.running_mean, mean)
         centred = rows - mean.view(shape)
         # Two passes: the variance from centred values keeps fp32 precision where the mean is large.
-        variance = sum_over_ranks(centred.square().sum(axes)) / count
+        variance = sum_over_ranks(centred.square().sum(axes)) / count.clamp_min(1)
+        if self.running_var is not None:
+            variance = torch.where(count < 2, self.running_var, variance)
         self._update_running(mean.detach(), variance.detach(), count)
         out = centred * torch.rsqrt(variance + self.eps).view(shape)
         if self.affine:
@@ -52,11 +56,12 @@ class _SyncedBatchNorm(_BatchNorm):
     def _update_running(self, mean: torch.Tensor, variance: torch.Tensor, count: torch.Tensor) -> None:
         if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
             return
-        self.num_batches_tracked.add_(1)
-        share = self.momentum if self.momentum is not None else 1.0 / float(self.num_batches_tracked)
-        self.running_mean.lerp_(mean.to(self.running_mean.dtype), share)
+        enough = count >= 2
+        self.num_batches_tracked.add_(enough)
+        share = self.momentum if self.momentum is not None else 1.0 / self.num_batches_tracked.clamp_min(1)
         unbiased = variance * count / (count - 1).clamp_min(1)
-        self.running_var.lerp_(unbiased.to(self.running_var.dtype), share)
+        for running, value in ((self.running_mean, mean), (self.running_var, unbiased)):
+            running.lerp_(value.to(running.dtype), (enough * share).to(running.dtype))
 
 
 class SyncedBatchNorm1d(_SyncedBatchNorm):
