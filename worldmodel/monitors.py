@@ -10,7 +10,6 @@ import torch
 
 from worldmodel.distributed import sum_over_ranks
 
-
 # What is left after subtracting the mean of nearly equal fp32 vectors is rounding noise, and white: it would read as a
 # high rank. Variance below 1e-12 of the energy (amplitude 1e-6, some fp32 roundings) is none.
 _FP32_NOISE = 1e-12

@@ -32,7 +32,28 @@ class Checkpoint:
 
 
 def _tensors(state: dict[str, Any]) -> dict[str, torch.Tensor]:
-    return {name: value.detach().cpu().contiguous() for name, value in state.items()}
+    """What safetensors can write: contiguous CPU tensors, no two in the same memory (tied weights)."""
+    tensors: dict[str, torch.Tensor] = {}
+    seen = set()
+    for name, value in state.items():
+        tensor = value.detach().cpu().contiguous()
+        memory = tensor.untyped_storage().data_ptr()
+        tensors[name] = tensor.clone() if memory in seen else tensor
+        seen.add(memory)
+    return tensors
+
+
+def _names(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:
+    """Parameter names in the order of the optimiser's own numbering."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return [names[id(p)] for group in optimizer.param_groups for p in group["params"]]
+
+
+def _moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """The optimiser's tensors as `<parameter name>.<entry>`."""
+    names = _names(model, optimizer)
+    entries = optimizer.state_dict()["state"].items()
+    return {f"{names[i]}.{key}": value for i, entry in entries for key, value in entry.items()}
 
 
 def _sync(path: Path) -> None:
@@ -63,10 +84,11 @@ def save_checkpoint(
     """Write folder/step_00000123/{model,optimizer}.safetensors and state.json; drop all but the newest `keep`.
 
     Raises:
-        CheckpointError: if a parameter or buffer is not finite; a broken model never replaces a good checkpoint.
+        CheckpointError: if a parameter, buffer or moment is not finite; a broken model never replaces a good one.
     """
-    tensors = _tensors(model.state_dict())
-    broken = [name for name, t in tensors.items() if t.is_floating_point() and not bool(t.isfinite().all())]
+    tensors, moments = _tensors(model.state_dict()), _tensors(_moments(model, optimizer))
+    both = [*tensors.items(), *moments.items()]
+    broken = [name for name, t in both if t.is_floating_point() and not bool(t.isfinite().all())]
     if broken:
         raise CheckpointError(f"not saved: {len(broken)} tensors hold NaN or inf, the first is {broken[0]!r}")
     folder.mkdir(parents=True, exist_ok=True)
@@ -76,12 +98,7 @@ def save_checkpoint(
     temporary = folder / f".{final.name}.tmp"
     temporary.mkdir()
     save_file(tensors, temporary / "model.safetensors")
-    moments = {
-        f"{index}.{name}": value
-        for index, entry in optimizer.state_dict()["state"].items()
-        for name, value in entry.items()
-    }
-    save_file(_tensors(moments), temporary / "optimizer.safetensors")
+    save_file(moments, temporary / "optimizer.safetensors")
     write_json(
         temporary / "state.json", {**state, "step": step, "format": FORMAT, "torch": torch.__version__}
     )
@@ -128,10 +145,13 @@ def restore(checkpoint: Checkpoint, *, model: nn.Module, optimizer: torch.optim.
         CheckpointError: naming the tensors that are missing, unexpected or of another shape.
     """
     load_strict(model, checkpoint.model, source="the checkpoint")
+    numbers = {name: number for number, name in enumerate(_names(model, optimizer))}
     entries: dict[int, dict[str, torch.Tensor]] = {}
     for key, value in checkpoint.optimizer.items():
-        index, name = key.split(".", 1)
-        entries.setdefault(int(index), {})[name] = value
+        name, entry = key.rsplit(".", 1)
+        if name not in numbers:
+            raise CheckpointError(f"the checkpoint trained {name}, which this optimiser does not train")
+        entries.setdefault(numbers[name], {})[entry] = value
     optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
 
 

@@ -61,8 +61,13 @@ class TrainerConfig:
                 raise ValueError(f"trainer.{name} must be a whole number of at least 1, got {value!r}")
         if self.stop_after is not None and self.stop_after < 1:
             raise ValueError(f"trainer.stop_after must be at least 1 or null, got {self.stop_after}")
-        if self.num_workers < 0:
-            raise ValueError(f"trainer.num_workers must be 0 or more, got {self.num_workers}")
+        for name in ("num_workers", "seed", "weight_decay"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"trainer.{name} must not be negative, got {getattr(self, name)}")
+        if not (self.clip_norm > 0 and 0 <= self.beta2 < 1):
+            raise ValueError(
+                f"trainer.clip_norm must be positive and trainer.beta2 in [0, 1), got {self.clip_norm}, {self.beta2}"
+            )
         if self.precision not in ("fp32", "bf16"):
             raise ValueError(f"trainer.precision must be fp32 or bf16, got {self.precision!r}")
         if self.wandb not in ("disabled", "offline", "online"):

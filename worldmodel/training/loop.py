@@ -1,11 +1,11 @@
 """The training loop every model uses: one process or many, exact resume, nothing lost on Ctrl-C."""
 
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,14 +14,28 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from worldmodel.distributed import any_rank, barrier, is_distributed, on_this_rank_only, rank, world_size
+from worldmodel.distributed import (
+    any_rank,
+    broadcast_text,
+    is_distributed,
+    on_this_rank_only,
+    rank,
+    world_size,
+)
 from worldmodel.objectives import Loss
 from worldmodel.protocols import RepresentationCollapse, Task
-from worldmodel.training.checkpoints import CheckpointError, load_checkpoint, restore, save_checkpoint
+from worldmodel.training.checkpoints import (
+    Checkpoint,
+    CheckpointError,
+    load_checkpoint,
+    restore,
+    save_checkpoint,
+)
 from worldmodel.training.config import TrainerConfig
 from worldmodel.training.metrics import MetricsLog
 from worldmodel.training.order import BatchOrder
 from worldmodel.training.run_folder import RunFolder
+from worldmodel.training.signals import StopRequest, leave_signals_to_parent, stop_on_signal
 
 
 class TrainingDiverged(RuntimeError):
@@ -46,33 +60,6 @@ class _Step(nn.Module):
 
     def forward(self, batch: Any, step: int) -> Loss:
         return self.task.training_step(batch, step)  # type: ignore[operator]
-
-
-class _StopRequest:
-    """Ctrl-C and SIGTERM ask for a stop after the running step; a second Ctrl-C stops at once."""
-
-    def __init__(self) -> None:
-        self.requested = False
-
-    def __call__(self, number: int, frame: Any) -> None:
-        if self.requested and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.requested = True
-        print("\nstopping after this step; the run will be saved (Ctrl-C again to quit now)", file=sys.stderr)
-
-
-@contextmanager
-def _stop_on_signal() -> Iterator[_StopRequest]:
-    request = _StopRequest()
-    try:
-        old = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not in the main thread: signals are the caller's
-        old = {}
-    try:
-        yield request
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
 
 
 def _apply_schedule(optimizer: torch.optim.Optimizer, config: TrainerConfig, step: int) -> float:
@@ -102,8 +89,9 @@ def fit(
         run: an opened run folder.
 
     Raises:
-        TrainingDiverged, RepresentationCollapse: training on makes no sense; the last good checkpoint is on disk.
-        CheckpointError: the checkpoint does not fit the task.
+        TrainingDiverged, RepresentationCollapse: training on makes no sense; the last good checkpoint is on disk; the
+            first one is of the initial model, after its monitors.
+        CheckpointError: the checkpoint does not fit the task or the settings, or cannot be written.
     """
     if not isinstance(task, Task):
         raise TypeError(
@@ -112,15 +100,12 @@ def fit(
     task.to(device)
     parameters = [p for p in task.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=config.schedule.max_lr, weight_decay=config.weight_decay)
-    latest = run.latest_checkpoint()
-    start = 0
-    if latest is not None:
-        checkpoint = load_checkpoint(latest)
-        if checkpoint.state["max_steps"] != config.max_steps:
-            raise CheckpointError(
-                f"{latest} is of a run of {checkpoint.state['max_steps']} steps and its schedules depend on that; "
-                f"resume with trainer.max_steps={checkpoint.state['max_steps']} or start a new run"
-            )
+    # Rank 0 chooses: on a network file system the ranks may not see the same folders yet.
+    latest = broadcast_text(str(run.latest_checkpoint() or ""))
+    start = None
+    if latest:
+        checkpoint = load_checkpoint(Path(latest))
+        _check_settings(checkpoint, config, latest)
         restore(checkpoint, model=task, optimizer=optimizer)
         start = checkpoint.step
     main = rank() == 0
@@ -129,10 +114,25 @@ def fit(
     )
     loop = _Loop(task, parameters, optimizer, run, config, device, log, heldout)
     try:
-        with _stop_on_signal() as stop:
+        with stop_on_signal() as stop:
             return loop.run_from(start, dataset, collate, stop)
     finally:
         log.close()
+
+
+def _fixed_settings(config: TrainerConfig) -> dict[str, int]:
+    """What the schedules and the order of the data depend on; stored in every checkpoint."""
+    return {"max_steps": config.max_steps, "seed": config.seed, "batch_size": config.batch_size}
+
+
+def _check_settings(checkpoint: Checkpoint, config: TrainerConfig, path: str) -> None:
+    for name, now in _fixed_settings(config).items():
+        before = checkpoint.state.get(name)
+        if before != now:
+            raise CheckpointError(
+                f"{path} is of a run with {name}={before}, and its schedules and data order depend on that; "
+                f"resume with {name}={before} instead of {now}, or start a new run"
+            )
 
 
 class _Loop:
@@ -156,9 +156,15 @@ class _Loop:
             self.step_module = DistributedDataParallel(module, device_ids=ids, broadcast_buffers=False)
 
     def run_from(
-        self, start: int, dataset: Dataset[Any], collate: Callable[[list[Any]], Any], stop: _StopRequest
+        self,
+        resumed: int | None,
+        dataset: Dataset[Any],
+        collate: Callable[[list[Any]], Any],
+        stop: StopRequest,
     ) -> FitResult:
+        """Train from step `resumed`, or from the beginning (None)."""
         config = self.config
+        start = resumed or 0
         end = (
             config.max_steps
             if config.stop_after is None
@@ -181,11 +187,14 @@ class _Loop:
             num_workers=config.num_workers,
             pin_memory=self.device.type == "cuda",
             prefetch_factor=4 if config.num_workers else None,
+            worker_init_fn=leave_signals_to_parent,
         )
-        if start == 0:
+        self.task.train()
+        # The held-out row of a step is written before its checkpoint: whoever finds the checkpoint has the row.
+        if resumed is None:
             self.evaluate(0)
+            self.save(0)
         batches = iter(loader)
-        saved = start
         with self._bar(start) as bar:
             for step in range(start, end):
                 values = self.train_step(step, batches)
@@ -200,11 +209,8 @@ class _Loop:
                 stopping = any_rank(stop.requested, self.device)
                 if done % config.checkpoint_every == 0 or done == end or stopping:
                     self.save(done)
-                    saved = done
                 if stopping and done < config.max_steps:
                     return FitResult(step=done, max_steps=config.max_steps, interrupted=True)
-        if saved != max(start, end):
-            self.save(end)
         return FitResult(step=max(start, end), max_steps=config.max_steps, interrupted=end < config.max_steps)
 
     def train_step(self, step: int, batches: Iterator[Any]) -> dict[str, float]:
@@ -259,21 +265,28 @@ class _Loop:
         self.log.write(done, {f"heldout/{name}": value for name, value in values.items()})
 
     def save(self, done: int) -> None:
+        """Checkpoint by rank 0. The others wait for it, and fail with it instead of waiting for ever."""
+        problem = ""
         if rank() == 0:
-            state = {
-                "max_steps": self.config.max_steps,
-                "seed": self.config.seed,
-                "batch_size": self.config.batch_size,
-            }
-            save_checkpoint(
-                self.run.checkpoints,
-                step=done,
-                model=self.task,
-                optimizer=self.optimizer,
-                state=state,
-                keep=self.config.keep_checkpoints,
-            )
-        barrier()
+            self.log.sync()
+            try:
+                save_checkpoint(
+                    self.run.checkpoints,
+                    step=done,
+                    model=self.task,
+                    optimizer=self.optimizer,
+                    state=_fixed_settings(self.config),
+                    keep=self.config.keep_checkpoints,
+                )
+            except CheckpointError as error:
+                problem = str(error)
+            except OSError as error:
+                problem = (
+                    f"the checkpoint of step {done} cannot be written to {self.run.checkpoints}: {error}"
+                )
+        problem = broadcast_text(problem)
+        if problem:
+            raise CheckpointError(problem)
 
     def _bar(self, start: int) -> tqdm:
         quiet = not self.config.progress or rank() != 0
@@ -293,7 +306,7 @@ class _Loop:
         kept = self.run.latest_checkpoint()
         return (
             f"training diverged at step {step + 1}: {parts}. Lower the learning rate (trainer.max_lr) or use "
-            f"trainer.precision=fp32; the last good checkpoint is {kept or 'none yet'}"
+            f"trainer.precision=fp32; the last good checkpoint is {kept}"
         )
 
 

@@ -2,20 +2,26 @@
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Rows of a metrics.jsonl; a last line cut off by a crash is ignored."""
+    """Rows of a metrics.jsonl; a last line cut off by a crash is ignored.
+
+    Raises:
+        ValueError: if another line is not JSON.
+    """
+    lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
     rows = []
-    if path.is_file():
-        for line in path.read_text().splitlines():
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
-                continue
+    for number, line in enumerate(lines, 1):
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            if number < len(lines):
+                raise ValueError(f"{path}: line {number} is not JSON; delete it to go on") from error
     return rows
 
 
@@ -25,18 +31,24 @@ class MetricsLog:
 
     Args:
         path: the file; None writes nothing (ranks other than 0).
-        finished_steps: steps that the model to be trained has behind it.
+        finished_steps: steps of the checkpoint to go on from; None where there is none: the file starts anew.
         wandb_mode: "disabled", "offline" or "online".
     """
 
     def __init__(
-        self, path: Path | None, *, finished_steps: int, wandb_mode: str = "disabled", run_name: str = ""
+        self,
+        path: Path | None,
+        *,
+        finished_steps: int | None,
+        wandb_mode: str = "disabled",
+        run_name: str = "",
     ) -> None:
         self._file = None
         self._wandb: Any = None
         if path is None:
             return
-        kept = [row for row in read_metrics(path) if row["step"] <= finished_steps]
+        last = -1 if finished_steps is None else finished_steps
+        kept = [row for row in read_metrics(path) if row["step"] <= last]
         temporary = path.with_name(f".{path.name}.tmp")
         temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
         temporary.replace(path)
@@ -51,6 +63,11 @@ class MetricsLog:
             self._file.write(json.dumps({"step": step, **row}) + "\n")
         if self._wandb is not None:
             self._wandb.log(dict(values), step=step)
+
+    def sync(self) -> None:
+        """Force the rows to disk, so that a checkpoint written afterwards never has rows missing before it."""
+        if self._file is not None:
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         if self._file is not None:

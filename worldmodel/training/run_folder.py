@@ -46,7 +46,8 @@ class RunFolder:
 
         Args:
             config: nested plain values; stored as config.json.
-            volatile: dotted keys that may change between starts (paths, progress, worker counts).
+            volatile: dotted keys that may change between starts (paths, progress, worker counts); one that ends in a
+                dot stands for its whole group.
 
         Raises:
             RunFolderError: if the folder holds another run, or the config differs.
@@ -62,7 +63,7 @@ class RunFolder:
             changed = [
                 f"{key}: {before.get(key, 'absent')!r} -> {now.get(key, 'absent')!r}"
                 for key in sorted(before.keys() | now.keys())
-                if before.get(key) != now.get(key) and not key.startswith(volatile)
+                if before.get(key) != now.get(key) and not _may_change(key, volatile)
             ]
             if changed:
                 raise RunFolderError(
@@ -77,6 +78,10 @@ class RunFolder:
         """The newest complete checkpoint."""
         found = list_checkpoints(self.checkpoints)
         return found[-1] if found else None
+
+
+def _may_change(key: str, volatile: tuple[str, ...]) -> bool:
+    return any(key == v or (v.endswith(".") and key.startswith(v)) for v in volatile)
 
 
 def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
