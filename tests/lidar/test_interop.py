@@ -12,6 +12,7 @@ from torch import nn
 
 from lidar.ad_l_jepa import Predictor
 from lidar.batch import PointCloudBatch, VoxelBatch
+from lidar.datasets import KittiObject, LidarFrames, collate
 from lidar.encoder import SparseEncoder, voxel_backbone_8x
 from lidar.grid import VoxelGrid
 from lidar.interop import LoadReport, export_encoder, load_encoder
@@ -517,3 +518,22 @@ def test_spconv_itself_loads_the_export_and_agrees(tmp_path, one_thread):
 def run_eval(model, run, voxels):
     model.eval()
     return run(voxels)
+
+
+@pytest.mark.skipif(not spconv_backend.available(), reason="spconv is not installed")
+@torch.no_grad()
+def test_real_scan_at_full_size(real_data, tmp_path, one_thread):
+    """A whole KITTI scan on the whole grid: equal after reading back, and equal to spconv."""
+    source = KittiObject(root=real_data("kitti_object"))
+    frames = LidarFrames(source=source, refs=source.frames[:1], point_range=KITTI.point_range)
+    voxels = voxelize(collate([frames[(0, 0)]]), KITTI, max_points_per_voxel=5, max_voxels=None)
+    encoder, other = make_encoder(KITTI, seed=1), make_encoder(KITTI, seed=2)
+    before = features(encoder, voxels)
+    assert before.shape == (1, 256, 200, 176)
+    export_encoder(encoder, tmp_path / "encoder.pth")
+    load_encoder(other, tmp_path / "encoder.pth")
+    assert torch.equal(features(other, voxels), before)
+    model, run = spconv_backbone(KITTI.sparse_shape)
+    state = torch.load(tmp_path / "encoder.pth", weights_only=True)["model_state"]
+    model.load_state_dict({n.removeprefix("backbone_3d."): t for n, t in state.items()}, strict=True)
+    assert (run_eval(model, run, voxels) - before).abs().max() <= 1e-4 * float(before.abs().max())
