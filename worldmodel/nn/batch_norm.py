@@ -58,10 +58,12 @@ class _SyncedBatchNorm(_BatchNorm):
             return
         enough = count >= 2
         self.num_batches_tracked.add_(enough)
-        share = self.momentum if self.momentum is not None else 1.0 / self.num_batches_tracked.clamp_min(1)
+        dtype = self.running_mean.dtype
+        seen = self.num_batches_tracked.clamp_min(1).to(dtype)
+        share = enough.to(dtype) * (1.0 / seen if self.momentum is None else self.momentum)
         unbiased = variance * count / (count - 1).clamp_min(1)
-        for running, value in ((self.running_mean, mean), (self.running_var, unbiased)):
-            running.lerp_(value.to(running.dtype), (enough * share).to(running.dtype))
+        self.running_mean.lerp_(mean.to(dtype), share)
+        self.running_var.lerp_(unbiased.to(dtype), share)
 
 
 class SyncedBatchNorm1d(_SyncedBatchNorm):
