@@ -5,7 +5,7 @@ python scripts/export_encoder.py runs/pretrain_lidar/NAME encoder.pth --recalibr
 python scripts/export_encoder.py runs/pretrain_lidar/NAME/checkpoints/step_00000600 encoder.pth --framework mmdet3d
 
 A .pth file is for the framework's own loader (OpenPCDet: tools/train.py --pretrained_model encoder.pth). What was
-exported, from which run, and the grid it needs stand in a .json file beside it.
+exported, from which run, and the grid it needs stand beside it in OUT.json.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -139,10 +139,8 @@ def export(arguments: argparse.Namespace) -> None:
     config = replace(encoder_config(settings), backend="torch")
     checkpoint = load_checkpoint(checkpoint_path)
     branch = "model.target.encoder." if arguments.target else "model.encoder."
-    if not any(name.startswith(branch) for name in checkpoint.model):
-        raise ValueError(
-            f"{checkpoint_path} has no {branch}*: SIGReg runs have no EMA target, leave out --target"
-        )
+    if arguments.target and not any(name.startswith(branch) for name in checkpoint.model):
+        raise ValueError(f"{checkpoint_path} has no EMA target, as with SIGReg: leave out --target")
     encoder = config.encoder(synced=False)
     taken = load_encoder(encoder, checkpoint_path / "model.safetensors", prefix=branch)
     print(f"{checkpoint_path}: {taken.summary()}")
@@ -171,7 +169,7 @@ def export(arguments: argparse.Namespace) -> None:
         "framework": arguments.framework,
         "prefix": prefix,
         "layout": layout,
-        "encoder": settings["model"],
+        "encoder": asdict(encoder_config(settings)),
         "sparse_shape_zyx": encoder.input_shape,
         "stride": encoder.stride,
         "bev": {"channels": encoder.bev_channels, "shape_yx": encoder.bev_shape},
@@ -188,7 +186,7 @@ def export(arguments: argparse.Namespace) -> None:
     voxels = clouds[0] if clouds else random_cloud(config)
     summary = verify(encoder, arguments.out, config=config, voxels=voxels, prefix=prefix)
     sha256 = hashlib.sha256(arguments.out.read_bytes()).hexdigest()
-    beside = arguments.out.with_suffix(".json")
+    beside = arguments.out.with_name(f"{arguments.out.name}.json")
     write_json(beside, {**about, "tensors": count, "sha256": sha256, "provenance": provenance()})
     print(f"{arguments.out}: {summary}\nfeatures equal bit for bit after reading back "
           f"({len(voxels.coordinates)} voxels{'' if clouds else ' at random'}); described in {beside}")  # fmt: skip

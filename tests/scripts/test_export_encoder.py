@@ -36,6 +36,10 @@ def trained(run, branch="model.encoder.", step=2):
     return {f"backbone_3d.{n.removeprefix(branch)}": t for n, t in tensors.items() if n.startswith(branch)}
 
 
+def beside(out):
+    return out.with_name(f"{out.name}.json")
+
+
 def assert_same(a, b):
     assert a.keys() == b.keys()
     assert all(torch.equal(a[name], b[name]) for name in a)
@@ -51,10 +55,11 @@ def test_exports_the_context_encoder_of_the_last_step(tiny_run, tmp_path, export
     assert "not those of VoxelBackBone8x" in text
     assert "not at its end" not in text
 
-    about = json.loads(out.with_suffix(".json").read_text())
+    about = json.loads(beside(out).read_text())
     assert (about["step"], about["max_steps"], about["branch"]) == (2, 2, "context")
     assert (about["tensors"], about["parameters"], about["stride"]) == (54, 92_448, 4)
     assert about["encoder"]["voxel_size"] == [0.2, 0.2, 0.2]
+    assert about["encoder"]["in_channels"] == 4
     assert about["sparse_shape_zyx"] == [21, 128, 128]
     assert about["bev"] == {"channels": 64, "shape_yx": [32, 32]}
     assert about["batch_norm_recalibrated_on"] == 0
@@ -71,7 +76,7 @@ def test_an_earlier_checkpoint_and_the_target(tiny_run, tmp_path, export, capsys
     assert_same(load_file(tmp_path / "one.safetensors"), trained(tiny_run, step=1))
     export(tiny_run, tmp_path / "target.safetensors", "--target")
     assert_same(load_file(tmp_path / "target.safetensors"), trained(tiny_run, "model.target.encoder."))
-    assert json.loads((tmp_path / "target.json").read_text())["branch"] == "target"
+    assert json.loads(beside(tmp_path / "target.safetensors").read_text())["branch"] == "target"
 
 
 def test_frameworks_and_layouts(tiny_run, tmp_path, export):
@@ -94,7 +99,7 @@ def test_recalibration_on_the_runs_own_data(tiny_run, tmp_path, script, export):
     assert {n for n in before if not torch.equal(before[n], after[n])} == {
         n for n in before if n.endswith(STATISTICS)
     }
-    assert json.loads(out.with_suffix(".json").read_text())["batch_norm_recalibrated_on"] == 3
+    assert json.loads(beside(out).read_text())["batch_norm_recalibrated_on"] == 3
     module = script("export_encoder")
     settings = module.run_settings(module.RunFolder(tiny_run))
     config = module.encoder_config(settings)
@@ -112,7 +117,7 @@ def test_recalibration_on_the_runs_own_data(tiny_run, tmp_path, script, export):
     assert_same(load_file(again), after)
     # More frames than there are: all of them.
     export(tiny_run, again, "--recalibrate")
-    assert json.loads(again.with_suffix(".json").read_text())["batch_norm_recalibrated_on"] == 4
+    assert json.loads(beside(again).read_text())["batch_norm_recalibrated_on"] == 4
 
 
 def test_recalibration_on_another_folder(tiny_run, tmp_path, export):
@@ -159,6 +164,14 @@ def test_wrong_arguments(tiny_run, tmp_path, export, capsys, arguments, message)
     replaced = [names.get(a, tmp_path / a if a.startswith("OUT") else a) for a in arguments]
     fails(capsys, export=export, arguments=replaced, message=message)
     assert not any(tmp_path.iterdir())
+
+
+def test_help_names_every_option(export, capsys):
+    with pytest.raises(SystemExit) as stop:
+        export("--help")
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert all(f"--{o}" in text for o in ("recalibrate", "frames", "framework", "prefix", "layout", "target"))
 
 
 def test_run_without_config(editable, tmp_path, export, capsys):
@@ -215,7 +228,7 @@ def test_run_without_an_ema_target(editable, tmp_path, export, capsys):
         capsys, export=export, arguments=(editable, tmp_path / "o.pth", "--target"), message="no EMA target"
     )
     export(editable, tmp_path / "o.pth")
-    assert (tmp_path / "o.json").is_file()
+    assert beside(tmp_path / "o.pth").is_file()
 
 
 def test_a_difference_after_reading_back_is_fatal(tiny_run, tmp_path, script, monkeypatch):
