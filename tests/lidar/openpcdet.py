@@ -1,4 +1,4 @@
-"""OpenPCDet's states and its 3-D backbone, from the published layer tables: references for the interchange of weights."""
+"""OpenPCDet states and its 3-D backbone from the layer tables: references for exchanging weights."""
 
 import torch
 from torch import nn
