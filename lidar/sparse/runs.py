@@ -28,8 +28,8 @@ class Windows:
     """Which taps of each centre's window hold a neighbour.
 
     Attributes:
-        present: [S, N + 1] int16: for each x stretch of the kernel (z, y order) and each centre, one bit per tap.
-            The last column takes the writes of pairs that do not exist.
+        present: [S, N + 1] uint8 or int16: for each x stretch of the kernel (z, y order) and each centre, one bit
+            per tap. The last column takes the writes of pairs that do not exist.
         first: [S, N + 1] int64: row of the neighbour at the lowest tap present.
         kernel: kernel size along z, y, x.
     """
@@ -48,23 +48,30 @@ class Windows:
         if kernel[2] > 9:
             raise ValueError(f"kernels up to 9 wide along x are supported, got {kernel} (z, y, x)")
         size = (kernel[0] * kernel[1], centres + 1)
+        # Few bits sort fast: see `_block`.
+        bits = torch.uint8 if size[0] << kernel[2] <= 256 else torch.int16
         return cls(
-            present=torch.zeros(size, dtype=torch.int16, device=device),
+            present=torch.zeros(size, dtype=bits, device=device),
             first=torch.zeros(size, dtype=torch.int64, device=device),
             kernel=kernel,
         )
 
-    def add(self, tap: int, centres: torch.Tensor, neighbours: torch.Tensor) -> None:
-        """Note the pairs of one tap. Taps of a stretch must come in descending order: the lowest stays first."""
-        stretch, slot = divmod(tap, self.kernel[2])
-        bit = self.present.new_full((1,), 1 << slot).expand(len(centres))
-        self.present[stretch].scatter_add_(0, centres, bit)
-        self.first[stretch].scatter_(0, centres, neighbours)
+    def add(self, slot: int, places: torch.Tensor, neighbours: torch.Tensor) -> None:
+        """Note the pairs at one place of the stretches; slots must come in descending order: the lowest stays first.
+
+        Args:
+            slot: tap along x.
+            places: [P] stretch * (N + 1) + centre, none twice but those of the last column.
+            neighbours: [P] rows.
+        """
+        bit = self.present.new_full((1,), 1 << slot).expand(len(places))
+        self.present.view(-1).scatter_add_(0, places, bit)
+        self.first.view(-1).scatter_(0, places, neighbours)
 
     def blocks(self) -> tuple["Block", ...]:
         """The items, in blocks of centres."""
         centres = self.present.shape[1] - 1
-        block, group = (CPU_BLOCK, CPU_GROUP) if self.present.is_cpu else (GPU_BLOCK, GPU_GROUP)
+        block, group = _limits(self.present.device)
         return tuple(
             self._block(start, min(start + block, centres), longest=group)
             for start in range(0, centres, block)
@@ -74,32 +81,77 @@ class Windows:
         count, width = stop - start, self.kernel[2]
         present = self.present[:, start:stop]
         stretches = len(present)
-        numbers = torch.arange(stretches, dtype=torch.int16, device=present.device) << width
+        numbers = torch.arange(stretches, dtype=present.dtype, device=present.device) << width
         group = torch.where(present > 0, present + numbers[:, None], 0).view(-1)
         _, place = torch.sort(group, stable=True)
         missing, *sizes = torch.bincount(group, minlength=stretches << width).tolist()
         place = place[missing:]  # (stretch, centre) of each item, group after group
-        centre = place % count
-        used, lengths = [], []
+        firsts = self.first[:, start:stop].reshape(-1).index_select(0, place)
+        centres = place % count
+        taps, lengths = [], []
         for number, size in enumerate(sizes, start=1):
             whole, rest = divmod(size, longest)
             pieces = [longest] * whole + [rest] * (rest > 0)
-            used += [number] * len(pieces)
+            taps += [_taps(number, width)] * len(pieces)
             lengths += pieces
-        # 16 bits where they do: half the passes of the radix sort.
-        small = centre.to(torch.int16 if count <= torch.iinfo(torch.int16).max else torch.int32)
-        _, pairs = torch.sort(small, stable=True)
-        per_centre = torch.bincount(centre, minlength=count)
-        firsts = self.first[:, start:stop].reshape(-1).index_select(0, place)
         return Block(
             count=count,
-            taps=tuple(_taps(number, width) for number in used),
+            taps=tuple(taps),
             sizes=tuple(lengths),
-            firsts=firsts.split(lengths) if used else (),
-            centres=(centre + start).split(lengths) if used else (),
-            pairs=pairs,
-            offsets=torch.cat([per_centre.new_zeros(1), per_centre.cumsum(0)]),
+            firsts=firsts.split(lengths) if lengths else (),
+            centres=(centres + start).split(lengths) if lengths else (),
+            **_by_centre(centres, count),
         )
+
+
+def pair_blocks(pairs: list[tuple[int, torch.Tensor, torch.Tensor]], *, centres: int) -> tuple["Block", ...]:
+    """Blocks in which every pair is an item of its own, for windows whose neighbours are seldom side by side.
+
+    Args:
+        pairs: for each tap its number, the centre rows (ascending) and the neighbour rows.
+        centres: number of centre rows.
+    """
+    if centres == 0 or not pairs:
+        return ()
+    block, longest = _limits(pairs[0][1].device)
+    starts = list(range(0, centres, block))
+    groups: list[list[tuple[int, torch.Tensor, torch.Tensor]]] = [[] for _ in starts]
+    for tap, centre, neighbour in pairs:
+        number = (
+            torch.bincount(centre // block, minlength=len(starts)).tolist() if starts[1:] else [len(centre)]
+        )
+        for members, here, there in zip(groups, centre.split(number), neighbour.split(number), strict=True):
+            pieces = zip(here.split(longest), there.split(longest), strict=True)
+            members += [(tap, *piece) for piece in pieces if len(here)]
+    blocks = []
+    for start, members in zip(starts, groups, strict=True):
+        count = min(block, centres - start)
+        rows = torch.cat([pairs[0][1][:0], *(here for _, here, _ in members)])
+        blocks.append(
+            Block(
+                count=count,
+                taps=tuple((tap,) for tap, _, _ in members),
+                sizes=tuple(len(here) for _, here, _ in members),
+                firsts=tuple(there for _, _, there in members),
+                centres=tuple(here for _, here, _ in members),
+                **_by_centre(rows - start, count),
+            )
+        )
+    return tuple(blocks)
+
+
+def _by_centre(centres: torch.Tensor, count: int) -> dict[str, torch.Tensor]:
+    """The items in the order of their centres [I], and where each centre's begin."""
+    # 16 bits where they do: half the passes of the radix sort.
+    small = centres.to(torch.int16 if count <= torch.iinfo(torch.int16).max else torch.int32)
+    _, pairs = torch.sort(small, stable=True)
+    per_centre = torch.bincount(centres, minlength=count)
+    return {"pairs": pairs, "offsets": torch.cat([per_centre.new_zeros(1), per_centre.cumsum(0)])}
+
+
+def _limits(device: torch.device) -> tuple[int, int]:
+    """Centres per block and items per group."""
+    return (CPU_BLOCK, CPU_GROUP) if device.type == "cpu" else (GPU_BLOCK, GPU_GROUP)
 
 
 def _taps(group: int, width: int) -> tuple[int, ...]:

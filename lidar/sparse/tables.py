@@ -5,42 +5,41 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from math import prod
-from operator import itemgetter
 
 import torch
 
-from lidar.sparse.runs import Block, Windows
+from lidar.sparse.runs import Block, Windows, pair_blocks
 from lidar.sparse.sites import Shape, Sites, linear_keys, split_keys
 
 
 @dataclass(frozen=True, kw_only=True)
 class PairTable:
-    """The pairs of one convolution geometry on one set of sites.
+    """The pairs of one convolution geometry on one set of sites, laid out when they are first asked for.
 
     Attributes:
-        windows: input rows around each output row.
-        mirrored: output rows around each input row, taps counted backwards (tap t there is tap K - 1 - t here), or
-            None for a submanifold convolution, where both are the same.
+        make_forward: lays out the input rows around each output row.
+        make_backward: lays out the output rows around each input row, taps counted backwards (tap t there is tap
+            K - 1 - t here); None for a submanifold convolution, where the two are the same.
         source: the sites of the input.
         target: the sites of the output.
         kernel: kernel size along z, y, x.
     """
 
-    windows: Windows
-    mirrored: Callable[[], Windows] | None
+    make_forward: Callable[[], tuple[Block, ...]]
+    make_backward: Callable[[], tuple[Block, ...]] | None
     source: Sites
     target: Sites
     kernel: Shape
 
     @cached_property
     def forward(self) -> tuple[Block, ...]:
-        """Runs of input rows around each output row."""
-        return self.windows.blocks()
+        """Input rows around each output row."""
+        return self.make_forward()
 
     @cached_property
     def backward(self) -> tuple[Block, ...]:
-        """Runs of output rows around each input row; taps count backwards."""
-        return self.forward if self.mirrored is None else self.mirrored().blocks()
+        """Output rows around each input row; taps count backwards."""
+        return self.forward if self.make_backward is None else self.make_backward()
 
 
 def submanifold_table(sites: Sites, kernel: Shape) -> PairTable:
@@ -66,26 +65,36 @@ def submanifold_table(sites: Sites, kernel: Shape) -> PairTable:
 
     windows = Windows.empty(kernel=kernel, centres=count, device=device)
     present, first = windows.present[:, :count], windows.first[:, :count]
-    middle, width = prod(kernel) // 2, kernel[2]
-    own = len(present) // 2
+    stretches, width = len(present), kernel[2]
+    own = stretches // 2
+
+    def look(stretch: torch.Tensor, place: torch.Tensor, slots: range) -> None:
+        """Note, for each slot in turn, the neighbours [T, N] at or after `place`, and the same pairs mirrored."""
+        dz, dy = stretch // kernel[1] - radius[0], stretch % kernel[1] - radius[1]
+        steps = (dz * guarded[1] + dy) * guarded[2] - radius[2]
+        mirror = (stretches - 1 - stretch)[:, None] * (count + 1)
+        centres = rows.expand_as(place).reshape(-1)
+        for slot in slots:
+            wanted = keys + (steps + slot)[:, None]
+            hit = keys_padded.index_select(0, place.view(-1)).view_as(place) == wanted
+            present[stretch[0] : stretch[-1] + 1] += hit.to(present.dtype) << slot
+            # Slots ascend here, so they descend at the other end.
+            windows.add(width - 1 - slot, (mirror + torch.where(hit, place, count)).view(-1), centres)
+            place = place + hit
+
     present[own] = 1 << radius[2]
     first[own] = rows
-    for stretch in range(own, len(present)):
-        dz, dy = divmod(stretch, kernel[1])
-        step = ((dz - radius[0]) * guarded[1] + dy - radius[1]) * guarded[2]
-        if stretch == own:
-            slots, place = range(radius[2] + 1, width), rows + 1
-        else:
-            slots = range(width)
-            place = torch.searchsorted(keys, keys + (step - radius[2]))
-            first[stretch] = place
-        for slot in slots:
-            hit = keys_padded.index_select(0, place) == keys + (step + slot - radius[2])
-            present[stretch] += hit.to(torch.int16) << slot
-            # The same pairs seen from the other end. Slots ascend here, so they descend there.
-            windows.add(2 * middle - stretch * width - slot, torch.where(hit, place, count), rows)
-            place = place + hit
-    return PairTable(windows=windows, mirrored=None, source=sites, target=sites, kernel=kernel)
+    stretch = torch.arange(own, stretches, device=device)
+    look(stretch[:1], (rows + 1)[None], range(radius[2] + 1, width))
+    if stretches > 1:
+        dz, dy = stretch[1:] // kernel[1] - radius[0], stretch[1:] % kernel[1] - radius[1]
+        steps = (dz * guarded[1] + dy) * guarded[2] - radius[2]
+        place = torch.searchsorted(keys, keys + steps[:, None])
+        first[own + 1 :] = place
+        look(stretch[1:], place, range(width))
+    return PairTable(
+        make_forward=windows.blocks, make_backward=None, source=sites, target=sites, kernel=kernel
+    )
 
 
 def strided_table(sites: Sites, *, kernel: Shape, stride: Shape, padding: Shape) -> PairTable:
@@ -96,44 +105,36 @@ def strided_table(sites: Sites, *, kernel: Shape, stride: Shape, padding: Shape)
     """
     shape = output_shape(sites.shape, kernel=kernel, stride=stride, padding=padding)
     sample, *position = split_keys(sites.keys, sites.shape)
-    # Input i meets output (i + p - t) / s at tap t: only taps with the remainder of i + p, at a fixed distance.
-    shifted = [cells + p for cells, p in zip(position, padding, strict=True)]
-    whole = [cells.div(s, rounding_mode="floor") for cells, s in zip(shifted, stride, strict=True)]
-    rest = [cells - q * s for cells, q, s in zip(shifted, whole, stride, strict=True)]
+    # Input i meets output (i + p - t) / s at tap t, where that is whole and inside.
+    whole, meets = [], []
+    for cells, n, k, s, p in zip(position, shape, kernel, stride, padding, strict=True):
+        shifted = cells + p
+        quotient = shifted.div(s, rounding_mode="floor")
+        rest = shifted - quotient * s
+        whole.append(quotient)
+        meets.append([(rest == t % s) & (quotient >= t // s) & (quotient < n + t // s) for t in range(k)])
     base = ((sample * shape[0] + whole[0]) * shape[1] + whole[1]) * shape[2] + whole[2]
-    remainder = (rest[0] * stride[1] + rest[1]) * stride[2] + rest[2]
-
-    taps, rows, keys = [], [sites.keys[:0]], [sites.keys[:0]]
-    for number, rests in enumerate(product(*map(range, stride))):
-        members = (remainder == number).nonzero().squeeze(1)
-        base_here = base.index_select(0, members)
-        choices = []
-        for q, r, s, k, cells in zip(whole, rests, stride, kernel, shape, strict=True):
-            q_here = q.index_select(0, members)
-            steps = range((k - r + s - 1) // s)
-            choices.append([(r + d * s, d, (q_here >= d) & (q_here < cells + d)) for d in steps])
-        for (kz, dz, z_in), (ky, dy, y_in), (kx, dx, x_in) in product(*choices):
-            inside = (z_in & y_in & x_in).nonzero().squeeze(1)
-            taps.append((kz * kernel[1] + ky) * kernel[2] + kx)
-            rows.append(members.index_select(0, inside))
-            keys.append(base_here.index_select(0, inside) - ((dz * shape[1] + dy) * shape[2] + dx))
+    rows, keys = [], []
+    for z, y in product(range(kernel[0]), range(kernel[1])):
+        meets_zy = meets[0][z] & meets[1][y]
+        for x in range(kernel[2]):
+            row = (meets_zy & meets[2][x]).nonzero().squeeze(1)
+            back = ((z // stride[0]) * shape[1] + y // stride[1]) * shape[2] + x // stride[2]
+            rows.append(row)
+            keys.append(base.index_select(0, row) - back)
     ordered, order = torch.sort(_narrow(torch.cat(keys), sites.batch_size * prod(shape)))
     target, place = torch.unique_consecutive(ordered, return_inverse=True)
     outputs = torch.empty_like(place).scatter_(0, order, place).split([len(row) for row in rows])
-    pairs = sorted(zip(taps, outputs[1:], rows[1:], strict=True), key=itemgetter(0), reverse=True)
-    target_sites = Sites(keys=target.long(), shape=shape, batch_size=sites.batch_size)
-
-    windows = Windows.empty(kernel=kernel, centres=len(target), device=target.device)
-    for tap, out, row in pairs:
-        windows.add(tap, out, row)
-
-    def mirrored() -> Windows:
-        windows = Windows.empty(kernel=kernel, centres=len(sites), device=target.device)
-        for tap, out, row in reversed(pairs):
-            windows.add(prod(kernel) - 1 - tap, row, out)
-        return windows
-
-    return PairTable(windows=windows, mirrored=mirrored, source=sites, target=target_sites, kernel=kernel)
+    last = prod(kernel) - 1
+    pairs = [(tap, out, row) for tap, (out, row) in enumerate(zip(outputs, rows, strict=True)) if len(row)]
+    mirrored = [(last - tap, row, out) for tap, out, row in pairs]
+    return PairTable(
+        make_forward=lambda: pair_blocks(pairs, centres=len(target)),
+        make_backward=lambda: pair_blocks(mirrored, centres=len(sites)),
+        source=sites,
+        target=Sites(keys=target.long(), shape=shape, batch_size=sites.batch_size),
+        kernel=kernel,
+    )
 
 
 def output_shape(shape: Shape, *, kernel: Shape, stride: Shape, padding: Shape) -> Shape:
