@@ -53,7 +53,9 @@ test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 bench: $(VENV)/.all
-	$(BIN)/python scripts/benchmark.py
+	$(BIN)/python scripts/benchmark_sparse.py
+	$(BIN)/python scripts/benchmark_pipeline.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

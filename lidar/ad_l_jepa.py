@@ -3,7 +3,7 @@
 A sweep's BEV cells are split at random into visible and masked ones, cells with points and cells without alike. The
 context encoder sees the visible voxels only; the target encoder sees the masked voxels only. A small convolutional
 predictor guesses the target's BEV map from the context's. Nothing is reconstructed and no label exists anywhere.
-Section numbers below refer to the method as laid out in docs/ad_l_jepa.md.
+docs/ad_l_jepa.md lays out the method and where the release differs.
 """
 
 from collections.abc import Sequence

@@ -13,8 +13,11 @@ from lidar.datasets.kitti_labels import read_kitti_labels
 from lidar.grid import Range
 from lidar.pretraining import LidarPretraining
 from lidar.probe import LabelledScene, ProbeResult, label_paths, run_probe
-from worldmodel.distributed import barrier, rank
 from worldmodel.training import FitResult, RunFolder, TrainerConfig, fit
+
+
+# Points as recorded, in random order: caps in voxelisation are first come, and must not cut a sector out of a scan.
+SHUFFLED = Augmentation(flip_x=False, flip_y=False, rotation=0.0, scaling=(1.0, 1.0), shuffle=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,11 +92,13 @@ def checked(
 def heldout_batches(
     data: PretrainingData, point_range: Range, *, frames: int, batch_size: int, on_error: str
 ) -> list[PointCloudBatch]:
-    """The first held-out frames as batches without augmentation; the seed of a frame is its position."""
+    """The first held-out frames as batches, only shuffled; the seed of a frame is its position."""
     refs = data.heldout[:frames]
     if not refs:
         return []
-    dataset = LidarFrames(source=data.source, refs=refs, point_range=point_range, on_error=on_error)
+    dataset = LidarFrames(
+        source=data.source, refs=refs, point_range=point_range, on_error=on_error, augment=SHUFFLED
+    )
     samples = [dataset[(i, i)] for i in range(len(refs))]
     return [collate(samples[i : i + batch_size]) for i in range(0, len(samples), batch_size)]
 
@@ -102,7 +107,7 @@ def labelled_scenes(
     data: PretrainingData, refs: Sequence[FrameRef], point_range: Range
 ) -> list[LabelledScene]:
     """Full scans with their boxes. The only place of a pretraining run that opens a label, after training."""
-    dataset = LidarFrames(source=data.source, refs=refs, point_range=point_range)
+    dataset = LidarFrames(source=data.source, refs=refs, point_range=point_range, augment=SHUFFLED)
     scenes = []
     for index, ref in enumerate(refs):
         sample = dataset[(index, index)]
@@ -157,7 +162,7 @@ def probe(
         random=task.untrained_encoder,
         pool=pool,
         validation=validation,
-        voxelizer=task.voxelizer,
+        voxelizer=task.voxelizer.every_voxel,
         budgets=config.budgets,
         draws=config.draws,
         calibration_frames=config.calibration_frames,
@@ -177,9 +182,3 @@ def probe_summary(result: ProbeResult) -> list[dict[str, Any]]:
     return [
         {**asdict(row), "gain": row.gain, "gain_interval": list(row.gain_interval)} for row in result.rows
     ]
-
-
-def on_main_rank() -> bool:
-    """Whether this process writes the report; the others wait for it."""
-    barrier()
-    return rank() == 0

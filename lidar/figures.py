@@ -65,9 +65,12 @@ def bev_views(task: LidarPretraining, batch: PointCloudBatch, calibration: list[
     )
     voxels, e = frozen_model.embed(batch.to(device))  # type: ignore[operator]
     encoder = recalibrated(
-        task.model.encoder, [task.voxelizer(b.to(device)) for b in calibration], lambda module, v: module(v)
+        task.model.encoder,
+        [task.voxelizer.every_voxel(b.to(device)) for b in calibration],
+        lambda module, v: module(v),
     )
-    features, occupied = occupied_features(encoder, voxels)  # type: ignore[arg-type]
+    whole = task.voxelizer.every_voxel(batch.to(device))
+    features, occupied = occupied_features(encoder, whole)  # type: ignore[arg-type]
     masks = e.masks
     sets = masks.occupied[0].int() * 2 + (~masks.visible[0]).int()
     picture = np.ones((*sets.shape, 3))

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -28,10 +29,20 @@ class Voxelizer:
     def __init__(self, *, grid: VoxelGrid, max_points_per_voxel: int | None, max_voxels: int | None) -> None:
         self.grid, self.max_points_per_voxel, self.max_voxels = grid, max_points_per_voxel, max_voxels
 
+    @property
+    def every_voxel(self) -> "Voxelizer":
+        """The same without the cap on voxels, which is for training: evaluation sees whole clouds."""
+        return Voxelizer(grid=self.grid, max_points_per_voxel=self.max_points_per_voxel, max_voxels=None)
+
     def __call__(self, batch: PointCloudBatch) -> VoxelBatch:
         return voxelize(
             batch, self.grid, max_points_per_voxel=self.max_points_per_voxel, max_voxels=self.max_voxels
         )
+
+
+def in_precision(voxels: VoxelBatch, dtype: torch.dtype) -> VoxelBatch:
+    """Voxels with features of another floating type."""
+    return replace(voxels, features=voxels.features.to(dtype))
 
 
 @torch.no_grad()
@@ -85,8 +96,12 @@ class LidarPretraining(nn.Module):
         """The context encoder as it was initialised."""
         return self._untrained[0]
 
+    def voxels(self, batch: PointCloudBatch) -> VoxelBatch:
+        """Voxels of a batch in the model's precision."""
+        return in_precision(self.voxelizer(batch), self.model.mask_token.dtype)
+
     def training_step(self, batch: PointCloudBatch, step: int) -> Loss:
-        loss = self.model(self.voxelizer(batch), batch.seeds, step)
+        loss = self.model(self.voxels(batch), batch.seeds, step)
         return Loss(
             loss.total, {**loss.parts, "data/skipped": loss.total.new_tensor(float(len(batch.skipped)))}
         )
@@ -97,16 +112,17 @@ class LidarPretraining(nn.Module):
 
     def embed(self, batch: PointCloudBatch) -> tuple[VoxelBatch, Embeddings]:
         """Voxels and embeddings of a batch, for pictures and held-out losses."""
-        voxels = self.voxelizer(batch)
+        voxels = self.voxels(batch)
         return voxels, self.model.embed(voxels, self.model.draw_masks(voxels, batch.seeds))
 
     def monitors(self, batches: Sequence[PointCloudBatch]) -> dict[str, float]:
-        device = next(self.model.parameters()).device
-        voxels = [self.voxelizer(b.to(device)) for b in batches]
+        device, dtype = self.model.mask_token.device, self.model.mask_token.dtype
+        whole = self.voxelizer.every_voxel
+        voxels = [in_precision(whole(b.to(device)), dtype) for b in batches]
         health = encoder_health(self.model.encoder, voxels)
         if self._untrained_health is None:
-            self._untrained_health = encoder_health(self.untrained_encoder.to(device), voxels)
-            self._untrained[0].cpu()
+            self._untrained_health = encoder_health(self.untrained_encoder.to(device, dtype), voxels)
+            self.untrained_encoder.cpu().float()
         random = self._untrained_health
         gamma = self.model.encoder.bev_channels**-0.5
         values = {
@@ -134,7 +150,7 @@ class LidarPretraining(nn.Module):
         model = copy.deepcopy(self.model).train()
         sums: dict[str, float] = {}
         for batch in batches:
-            loss = model(self.voxelizer(batch.to(device)), batch.seeds, 0)
+            loss = model(self.voxels(batch.to(device)), batch.seeds, 0)
             for name, value in loss.parts.items():
                 sums[name] = sums.get(name, 0.0) + float(value) / len(batches)
         return sums

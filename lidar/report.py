@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from lidar.batch import PointCloudBatch
-from lidar.experiment import PretrainingData, probe_summary
+from lidar.experiment import PretrainingData, ProbeConfig, heldout_batches, probe, probe_summary
 from lidar.figures import bev_views, draw_frame
 from lidar.pretraining import LidarPretraining
 from lidar.probe import ProbeResult
@@ -52,7 +52,7 @@ _HEALTH = {
 }
 
 
-def summarise(run: RunFolder, probe: ProbeResult | None, data: PretrainingData) -> dict[str, Any]:
+def summarise(run: RunFolder, result: ProbeResult | None, data: PretrainingData) -> dict[str, Any]:
     """results.json: first and last held-out monitors, the probe, provenance."""
     rows = [r for r in read_metrics(run.metrics) if "heldout/rankme" in r]
     steps = [r for r in read_metrics(run.metrics) if "loss" in r]
@@ -63,14 +63,35 @@ def summarise(run: RunFolder, probe: ProbeResult | None, data: PretrainingData) 
         "steps": len(steps),
         "frames": {"train": len(data.train), "heldout": len(data.heldout)},
         "median_frames_per_s": _median([r["time/frames_per_s"] for r in steps]),
-        "probe": probe_summary(probe) if probe else None,
-        "probe_trivial": probe.trivial if probe else None,
+        "probe": probe_summary(result) if result else None,
+        "probe_trivial": result.trivial if result else None,
         "notes": list(data.notes),
         **provenance(),
     }
     if rows:
         summary["m1_reduction"] = 1 - last["heldout/loss/jepa_m1"] / first["heldout/loss/jepa_m1"]
     return summary
+
+
+def finish(
+    task: LidarPretraining,
+    *,
+    run: RunFolder,
+    data: PretrainingData,
+    heldout: Sequence[PointCloudBatch],
+    probe_config: ProbeConfig,
+    seed: int,
+    device: torch.device,
+) -> Path:
+    """After training: the frozen probe, where there are labels, and the report. Returns the page's path."""
+    task.float()  # a run in fp64 is probed in fp32 like any other
+    result, why_not = probe(task, data=data, config=probe_config, seed=seed, device=device)
+    pictures = heldout_batches(
+        data, task.voxelizer.grid.point_range, frames=3, batch_size=1, on_error="raise"
+    )
+    return write_report(
+        task, run=run, data=data, heldout=heldout, pictures=pictures, result=result, why_no_probe=why_not
+    )
 
 
 def write_report(
@@ -80,7 +101,7 @@ def write_report(
     data: PretrainingData,
     heldout: Sequence[PointCloudBatch],
     pictures: Sequence[PointCloudBatch],
-    probe: ProbeResult | None,
+    result: ProbeResult | None,
     why_no_probe: str,
 ) -> Path:
     """Write results.json and report.html; returns the page's path.
@@ -89,7 +110,7 @@ def write_report(
         heldout: batches the monitors ran on.
         pictures: one-frame batches to draw.
     """
-    summary = summarise(run, probe, data)
+    summary = summarise(run, result, data)
     write_json(run.path / "results.json", summary)
     page = Report("AD-L-JEPA pretraining report", figures=run.figures)
     page.paragraph(
@@ -99,7 +120,7 @@ def write_report(
     for note in data.notes:
         page.code(note)
     _health(page, summary)
-    _probe(page, probe, why_no_probe)
+    _probe(page, result, why_no_probe)
     page.heading("Curves")
     rows = read_metrics(run.metrics)
     page.figure("curves", curves(rows, _PANELS), "Metrics of every step, and monitors on held-out frames")
@@ -147,18 +168,18 @@ def _health(page: Report, summary: dict[str, Any]) -> None:
     )
 
 
-def _probe(page: Report, probe: ProbeResult | None, why_not: str) -> None:
+def _probe(page: Report, result: ProbeResult | None, why_not: str) -> None:
     page.heading("Frozen linear probe")
-    if probe is None:
+    if result is None:
         page.paragraph(f"Not run: {why_not}.")
         return
     page.paragraph(
-        f"Cells are background, car, pedestrian or cyclist; mean of three average precisions on {probe.cells} cells of "
-        f"{probe.scenes} scenes. Both encoders see the same draws of labelled scenes. A constant classifier scores "
-        f"{probe.trivial:.3f}."
+        f"Cells are background, car, pedestrian or cyclist; mean of three average precisions on {result.cells} cells "
+        f"of {result.scenes} scenes. Both encoders see the same draws of labelled scenes. A constant classifier scores "
+        f"{result.trivial:.3f}."
     )
     rows = []
-    for row in probe.rows:
+    for row in result.rows:
         low, high = row.gain_interval
         mean = [sum(values) / len(values) for values in (row.random, row.pretrained)]
         rows.append(

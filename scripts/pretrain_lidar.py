@@ -10,12 +10,13 @@ from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue
 from pretraining_data import data_checks, pretraining_data
 from settings import USER_ERRORS, recipe, trainer_settings
 
-from lidar.experiment import ProbeConfig, checked, heldout_batches, on_main_rank, probe, train
-from lidar.report import write_report
-from worldmodel.distributed import broadcast_text, process_group, rank
+from lidar.experiment import ProbeConfig, checked, heldout_batches, train
+from lidar.report import finish
+from worldmodel.distributed import barrier, broadcast_text, process_group, rank
 from worldmodel.training import RunFolder
 
 # What may differ between the starts of one run: nothing that changes a number.
@@ -35,6 +36,7 @@ def run(settings: dict) -> int:
     """One pretraining run; the exit status is 130 if it was stopped before its end."""
     trainer, heldout_frames = trainer_settings(settings)
     with process_group(trainer.device) as device:
+        main_rank = rank() == 0
         located = RunFolder.locate(
             settings["run"]["dir"], job="pretrain_lidar", root=Path("runs"), resume=settings["resume"]
         )
@@ -42,43 +44,42 @@ def run(settings: dict) -> int:
         task = recipe(settings)
         point_range = task.voxelizer.grid.point_range
         checks = data_checks(settings["data"])
-        talk = trainer.progress and rank() == 0
+        talk = trainer.progress and main_rank
         data = checked(pretraining_data(settings["data"], progress=talk), checks, point_range, progress=talk)
-        if rank() == 0:
+        if main_rank:
             folder.open(settings, resume=settings["resume"], volatile=VOLATILE)
-            print(f"{len(data.train)} training frames, run folder {folder.path}", flush=True)
-        on_main_rank()
+            print(
+                "\n".join([*data.notes, f"{len(data.train)} training frames, run folder {folder.path}"]),
+                flush=True,
+            )
+        barrier()
         heldout = heldout_batches(
             data, point_range, frames=heldout_frames, batch_size=4, on_error=checks.on_error
         )
         result = train(
             task, data=data, checks=checks, heldout=heldout, run=folder, config=trainer, device=device
         )
-        if result.interrupted:
-            if rank() == 0:
-                print(f"stopped after step {result.step} of {result.max_steps}; continue with\n"
-                      f"  python scripts/pretrain_lidar.py run.dir={folder.path} resume=true "
-                      f"{' '.join(a for a in sys.argv[1:] if not a.startswith(('run.dir=', 'resume=')))}")  # fmt: skip
-            return 130
-        if on_main_rank():
-            scores, why_not = probe(
-                task, data=data, config=ProbeConfig(**settings["probe"]), seed=trainer.seed, device=device
-            )
-            pictures = heldout_batches(data, point_range, frames=3, batch_size=1, on_error=checks.on_error)
-            page = write_report(task, run=folder, data=data, heldout=heldout, pictures=pictures,
-                                probe=scores, why_no_probe=why_not)  # fmt: skip
-            print(
-                f"report: {page}\nencoder: python scripts/export_encoder.py {folder.path} encoder.safetensors"
-            )
-        on_main_rank()
+    if not main_rank:
+        return 0
+    if result.interrupted:
+        others = [a for a in sys.argv[1:] if not a.startswith(("run.dir=", "resume="))]
+        print(f"stopped after step {result.step} of {result.max_steps}; continue with\n"
+              f"  python scripts/pretrain_lidar.py run.dir={folder.path} resume=true {' '.join(others)}")  # fmt: skip
+        return 130
+    page = finish(
+        task, run=folder, data=data, heldout=heldout, probe_config=ProbeConfig(**settings["probe"]),
+        seed=trainer.seed, device=device,
+    )  # fmt: skip
+    print(f"report: {page}\nencoder: python scripts/export_encoder.py {folder.path} encoder.safetensors")
     return 0
 
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="pretrain_lidar")
 def main(config: DictConfig) -> None:
-    settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     try:
-        status = run(settings)  # type: ignore[arg-type]
+        status = run(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))  # type: ignore[arg-type]
+    except MissingMandatoryValue as error:
+        sys.exit(f"error: {str(error).splitlines()[0]}: add data.root=DIR, the folder of your frames")
     except USER_ERRORS as error:
         sys.exit(f"error: {error}")
     sys.exit(status)

@@ -43,7 +43,13 @@ REPORTED = ("default", "no variance term", "SIGReg 0.05", "official tokens")
 SELECTION = {"seeds": (100,), "data_seed": 1}
 REPORT = {"seeds": (0, 1, 2), "data_seed": 0}
 # Gates of the specification, section 9.8: the final step, no checkpoint picking.
-GATES = {"m1_reduction": 0.45, "std_over_gamma": 0.65, "rankme_over_random": 1.4, "gain_5": 0.02, "gain_20": 0.02}
+GATES = {
+    "m1_reduction": 0.45,
+    "std_over_gamma": 0.65,
+    "rankme_over_random": 1.4,
+    "gain_5": 0.02,
+    "gain_20": 0.02,
+}
 
 
 def run_one(name: str, seed: int, data_seed: int, *, runs: Path, extra: list[str]) -> dict[str, Any]:
@@ -113,7 +119,9 @@ def main() -> None:
     parser.add_argument("stage", choices=("select", "report"))
     parser.add_argument("--variants", nargs="*", choices=sorted(VARIANTS), help="only these")
     parser.add_argument("--runs", type=Path, default=Path("runs/study"), help="where runs are kept")
-    parser.add_argument("--out", type=Path, default=Path("docs/results"), help="folder of the JSON and the table")
+    parser.add_argument(
+        "--out", type=Path, default=Path("docs/results"), help="folder of the JSON and the table"
+    )
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     parser.add_argument("--set", nargs="*", default=[], help="further overrides for every run")
     arguments = parser.parse_args()

@@ -39,10 +39,10 @@ def cloud(seed: int, points: int = 600) -> torch.Tensor:
             rng.uniform(0, 1, points),
         ]
     )
-    boxes = [
-        np.column_stack([rng.uniform(x, x + 2, 80), rng.uniform(y, y + 1, 80), rng.uniform(-1.7, 0, 80), rng.uniform(0, 1, 80)])
-        for x, y in rng.uniform((1, -5), (9, 4), (2, 2))
-    ]  # fmt: skip
+    boxes = []
+    for x, y in rng.uniform((1, -5), (9, 4), (2, 2)):
+        low, high = (x, y, -1.7, 0), (x + 2, y + 1, 0, 1)
+        boxes.append(rng.uniform(low, high, (80, 4)))
     return torch.from_numpy(np.concatenate([floor, *boxes]).astype(np.float32))
 
 

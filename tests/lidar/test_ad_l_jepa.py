@@ -37,7 +37,10 @@ def test_cell_sets_partition_the_grid_and_the_voxels():
 def test_tokens_are_written_in_the_papers_order_and_everything_is_normalised():
     task = tiny_task()
     _, masks, e = embedded(task)
-    mask_token, empty_token = unit(task.model.mask_token)[0, :, 0, 0], unit(task.model.empty_token)[0, :, 0, 0]
+    mask_token, empty_token = (
+        unit(task.model.mask_token)[0, :, 0, 0],
+        unit(task.model.empty_token)[0, :, 0, 0],
+    )
     context = e.context.permute(0, 2, 3, 1)
     torch.testing.assert_close(context[~masks.visible], mask_token.expand_as(context[~masks.visible]))
     torch.testing.assert_close(

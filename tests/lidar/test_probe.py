@@ -21,7 +21,9 @@ def test_point_classes_follow_rotated_boxes():
 
 
 def test_unknown_classes_are_background():
-    assert point_classes(np.zeros((1, 4), np.float32), labels(("Tram", (0, 0, 0, 4, 4, 4, 0)))).tolist() == [0]
+    assert point_classes(np.zeros((1, 4), np.float32), labels(("Tram", (0, 0, 0, 4, 4, 4, 0)))).tolist() == [
+        0
+    ]
 
 
 def test_a_cell_takes_the_object_class_with_most_points():

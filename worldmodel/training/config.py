@@ -17,7 +17,8 @@ class TrainerConfig:
         schedule: learning rate and beta1 as functions of the step.
         beta2, weight_decay: of AdamW; the decay is decoupled and covers every parameter.
         clip_norm: gradient norm limit.
-        precision: "fp32", or "bf16" (autocast; losses and statistics stay fp32).
+        precision: "fp32"; "bf16" (autocast; losses and statistics stay fp32); "fp64" to check equivalences, such as
+            one process against many, without rounding in the way.
         device: "auto", "cpu", "cuda" or "cuda:N".
         num_workers: loader processes; 0 reads in the training process.
         eval_every: steps between monitors on held-out frames; they also run before the first and after the last step.
@@ -68,8 +69,8 @@ class TrainerConfig:
             raise ValueError(
                 f"trainer.clip_norm must be positive and trainer.beta2 in [0, 1), got {self.clip_norm}, {self.beta2}"
             )
-        if self.precision not in ("fp32", "bf16"):
-            raise ValueError(f"trainer.precision must be fp32 or bf16, got {self.precision!r}")
+        if self.precision not in ("fp32", "bf16", "fp64"):
+            raise ValueError(f"trainer.precision must be fp32, bf16 or fp64, got {self.precision!r}")
         if self.wandb not in ("disabled", "offline", "online"):
             raise ValueError(f"trainer.wandb must be disabled, offline or online, got {self.wandb!r}")
 

@@ -2,6 +2,7 @@
 
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -97,7 +98,7 @@ def fit(
         raise TypeError(
             f"{type(task).__name__} lacks training_step, after_step or monitors (worldmodel.protocols.Task)"
         )
-    task.to(device)
+    task.to(device, torch.float64 if config.precision == "fp64" else torch.float32)
     parameters = [p for p in task.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=config.schedule.max_lr, weight_decay=config.weight_decay)
     # Rank 0 chooses: on a network file system the ranks may not see the same folders yet.
@@ -153,7 +154,10 @@ class _Loop:
         self.step_module: nn.Module = module
         if is_distributed():
             ids = [device.index] if device.type == "cuda" else None
-            self.step_module = DistributedDataParallel(module, device_ids=ids, broadcast_buffers=False)
+            with warnings.catch_warnings():
+                # torch 2.13 renames the argument; older ones only know this name.
+                warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)
+                self.step_module = DistributedDataParallel(module, device_ids=ids, broadcast_buffers=False)
 
     def run_from(
         self,
