@@ -63,7 +63,7 @@ def bev_views(task: LidarPretraining, batch: PointCloudBatch, calibration: list[
         [b.to(device) for b in calibration],
         lambda module, b: module.embed(b),  # type: ignore[operator]
     )
-    voxels, e = frozen_model.embed(batch.to(device))  # type: ignore[operator]
+    e = frozen_model.embed(batch.to(device))  # type: ignore[operator]
     encoder = recalibrated(
         task.model.encoder,
         [task.voxelizer.every_voxel(b.to(device)) for b in calibration],

@@ -110,10 +110,10 @@ class LidarPretraining(nn.Module):
         momentum = self.model.target.update(self.model.encoder, progress=step / total_steps)
         return {} if momentum is None else {"ema_momentum": momentum}
 
-    def embed(self, batch: PointCloudBatch) -> tuple[VoxelBatch, Embeddings]:
-        """Voxels and embeddings of a batch, for pictures and held-out losses."""
+    def embed(self, batch: PointCloudBatch) -> Embeddings:
+        """Embeddings of a batch, for pictures."""
         voxels = self.voxels(batch)
-        return voxels, self.model.embed(voxels, self.model.draw_masks(voxels, batch.seeds))
+        return self.model.embed(voxels, self.model.draw_masks(voxels, batch.seeds))
 
     def monitors(self, batches: Sequence[PointCloudBatch]) -> dict[str, float]:
         device, dtype = self.model.mask_token.device, self.model.mask_token.dtype
