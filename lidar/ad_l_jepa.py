@@ -3,7 +3,7 @@
 A sweep's BEV cells are split at random into visible and masked ones, cells with points and cells without alike. The
 context encoder sees the visible voxels only; the target encoder sees the masked voxels only. A small convolutional
 predictor guesses the target's BEV map from the context's. Nothing is reconstructed and no label exists anywhere.
-docs/ad_l_jepa.md lays out the method and where the release differs.
+Steps are those of docs/ad_l_jepa.md, which also tells where the release differs from the paper.
 """
 
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ class Objective(Protocol):
 class Predictor(nn.Sequential):
     """Three times Conv2d 3x3 with bias, BatchNorm, ReLU over the dense BEV map; 1,771,776 parameters at 256 channels.
 
-    The last ReLU stays, as in the release: dropping it would orphan its checkpoints (trap A4 tells what it costs).
+    The last ReLU stays, as in the release: dropping it would orphan its checkpoints (docs/ad_l_jepa.md tells what it costs).
     """
 
     def __init__(self, channels: int, *, synced: bool = True) -> None:
@@ -60,7 +60,7 @@ class ADLJEPA(nn.Module):
         masks: draws the visible cells.
         objective: the loss on the embeddings.
         token_std: standard deviation the mask token and the empty token are drawn with.
-        learn_tokens: whether they are parameters. The release meant them to be and never trained them (trap A1).
+        learn_tokens: whether they are parameters. The release meant them to be and never trained them.
         synced: BatchNorm of the predictor over all ranks.
     """
 
@@ -88,7 +88,7 @@ class ADLJEPA(nn.Module):
         )
 
     def draw_masks(self, voxels: VoxelBatch, seeds: Sequence[int]) -> BEVMasks:
-        """Split the BEV cells of a batch (2.3); the split is a function of each sample's seed."""
+        """Split the BEV cells of a batch (step 2); the split is a function of each sample's seed."""
         occupied = bev_cells(
             voxels.coordinates,
             stride=self.encoder.stride,
@@ -98,7 +98,7 @@ class ADLJEPA(nn.Module):
         return self.masks(occupied, seeds=seeds)
 
     def embed(self, voxels: VoxelBatch, masks: BEVMasks) -> Embeddings:
-        """Context, prediction and target embeddings (2.4, 2.5)."""
+        """Context, prediction and target embeddings (steps 3 to 5)."""
         visible, masked = split_voxels(voxels, masks, stride=self.encoder.stride)
 
         z = self.encoder(visible)
@@ -108,18 +108,18 @@ class ADLJEPA(nn.Module):
 
         prediction = unit(self.predictor(context))
 
-        # The token is detached: a token that moves toward the prediction would be a shortcut (trap A3).
+        # The token is detached: a token that moves toward the prediction would be a shortcut.
         t = self.target(self.encoder, masked)
         target = unit(torch.where(masks.masked_empty.unsqueeze(1), self.empty_token.detach().to(t.dtype), t))
         return Embeddings(context=context, prediction=prediction, target=target, masks=masks)
 
     def forward(self, voxels: VoxelBatch, seeds: Sequence[int], step: int) -> Loss:
-        """Loss of one batch (2.8)."""
+        """Loss of one batch."""
         return self.objective(self.embed(voxels, self.draw_masks(voxels, seeds)), step=step)
 
 
 def split_voxels(voxels: VoxelBatch, masks: BEVMasks, *, stride: int) -> tuple[VoxelBatch, VoxelBatch]:
-    """Voxels of visible and of masked cells: two disjoint halves whose union is the input (2.3, step 4)."""
+    """Voxels of visible and of masked cells: two disjoint halves whose union is the input (step 3)."""
     b, _, y, x = voxels.coordinates.unbind(1)
     visible = masks.visible[b, y // stride, x // stride]
     return tuple(  # type: ignore[return-value]

@@ -15,7 +15,6 @@ from lidar.pretraining import LidarPretraining
 from lidar.probe import LabelledScene, ProbeResult, label_paths, run_probe
 from worldmodel.training import FitResult, RunFolder, TrainerConfig, fit
 
-
 # Points as recorded, in random order: caps in voxelisation are first come, and must not cut a sector out of a scan.
 SHUFFLED = Augmentation(flip_x=False, flip_y=False, rotation=0.0, scaling=(1.0, 1.0), shuffle=True)
 

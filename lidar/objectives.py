@@ -10,13 +10,13 @@ from worldmodel.regularizers import SIGReg, variance_hinge
 
 
 def prediction_error(e: Embeddings) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean of 1 - cos(prediction, target) over masked non-empty (M1) and masked empty (M0) cells (2.6)."""
+    """Mean of 1 - cos(prediction, target) over masked non-empty (M1) and masked empty (M0) cells (step 6)."""
     distance = cosine_distance(prediction=e.prediction, target=e.target)
     return masked_mean(distance, e.masks.masked_occupied), masked_mean(distance, e.masks.masked_empty)
 
 
 class EMAVariance(nn.Module):
-    """lambda_jepa (w M1 + (1 - w) M0) + lambda_reg (reg(context at C1) + reg(prediction at M1))   (2.6).
+    """lambda_jepa (w M1 + (1 - w) M0) + lambda_reg (reg(context at C1) + reg(prediction at M1))   (docs/ad_l_jepa.md, step 6).
 
     Args:
         lambda_reg: 1 in the release's KITTI config, 10 in its Waymo config.

@@ -19,7 +19,7 @@ from worldmodel.protocols import RepresentationCollapse
 
 
 class Voxelizer:
-    """Points to mean voxel features with the caps of a recipe (specification 2.1).
+    """Points to mean voxel features with the caps of a recipe (docs/ad_l_jepa.md, step 1).
 
     Args:
         grid: range and voxel size.

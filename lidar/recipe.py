@@ -21,7 +21,7 @@ from worldmodel.targets import EMATarget, SharedTarget
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderConfig:
-    """Grid, voxel caps and encoder of a recipe (specification 2.1, 2.2).
+    """Grid, voxel caps and encoder of a recipe (docs/ad_l_jepa.md, steps 1 and 3).
 
     Args:
         name: of the recipe, for reports.

@@ -34,7 +34,7 @@ def masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 
 def cosine_distance(*, prediction: torch.Tensor, target: torch.Tensor, dim: int = 1) -> torch.Tensor:
-    """1 - cos of two L2-normalised tensors along `dim`, in fp32 (AD-L-JEPA, specification 2.6).
+    """1 - cos of two L2-normalised tensors along `dim`, in fp32 (AD-L-JEPA, docs/ad_l_jepa.md, step 6).
 
     Args:
         prediction, target: [..., D, ...], already normalised along `dim`.

@@ -9,7 +9,7 @@ from worldmodel.distributed import at_least_fp32, mean_over_ranks, sum_over_rank
 def variance_hinge(
     features: torch.Tensor, mask: torch.Tensor, *, gamma: float, eps: float = 1e-4
 ) -> torch.Tensor:
-    """Hinge on the standard deviation of every dimension over the masked cells of each sample (specification 2.6).
+    """Hinge on the standard deviation of every dimension over the masked cells of each sample (AD-L-JEPA).
 
     mean over samples, then d, of max(0, gamma - sqrt(Var_cells(Z_d) + eps)), with the unbiased variance. Samples with
     fewer than two masked cells have no variance and are left out of the mean.

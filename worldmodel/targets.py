@@ -7,7 +7,7 @@ from torch import nn
 
 
 def linear_momentum(*, start: float, progress: float) -> float:
-    """Momentum that rises linearly from `start` at progress 0 to 1 at progress 1 (specification 2.7)."""
+    """Momentum that rises linearly from `start` at progress 0 to 1 at progress 1 (docs/ad_l_jepa.md, step 7)."""
     return start + (1.0 - start) * progress
 
 
@@ -15,7 +15,7 @@ class EMATarget(nn.Module):
     """A teacher whose parameters follow the context encoder: theta_bar <- m theta_bar + (1 - m) theta.
 
     Parameters only: the teacher's BatchNorm statistics are its own and it stays in train mode, so it normalises with
-    the statistics of what it sees (specification 2.7, trap C23).
+    the statistics of what it sees (docs/ad_l_jepa.md, step 7).
 
     Args:
         encoder: copied; the copy receives no gradient.

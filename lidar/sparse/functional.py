@@ -148,7 +148,7 @@ class _KernelGradient:
         else:
             product = rows.t().mm(runs).unflatten(1, (len(taps), -1))
             for place, tap in enumerate(taps):
-                self.total[:, tap] += product[:, place]
+                self.total[:, tap].add_(product[:, place])
 
 
 def _sum(products: torch.Tensor, block: Block) -> torch.Tensor:

@@ -82,7 +82,7 @@ def test_loss_is_the_sum_of_its_parts_computed_cell_by_cell():
     torch.testing.assert_close(loss.total, expected)
 
 
-def test_total_collapse_costs_what_the_specification_says():
+def test_total_collapse_costs_gamma_minus_a_hundredth():
     z = torch.full((2, 256, 8, 8), 1 / 16)
     everywhere = torch.ones(2, 8, 8, dtype=torch.bool)
     assert variance_hinge(z, everywhere, gamma=1 / 16).item() == pytest.approx(0.0525, abs=1e-6)

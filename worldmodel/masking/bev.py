@@ -1,4 +1,4 @@
-"""Random masks on bird's-eye-view cells, empty and non-empty ones apart (AD-L-JEPA, specification 2.3)."""
+"""Random masks on bird's-eye-view cells, empty and non-empty ones apart (AD-L-JEPA, docs/ad_l_jepa.md, step 2)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

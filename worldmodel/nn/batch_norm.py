@@ -86,7 +86,7 @@ class SyncedBatchNorm2d(_SyncedBatchNorm):
 def recalibrated(module: nn.Module, inputs: Iterable[T], run: Callable[[nn.Module, T], object]) -> nn.Module:
     """A frozen copy of `module` in eval mode whose BatchNorm statistics are those of `inputs`; `module` is untouched.
 
-    Running statistics gathered on half-masked clouds do not fit full clouds (specification, trap A6): measure them
+    Running statistics gathered on half-masked clouds do not fit full clouds (docs/ad_l_jepa.md): measure them
     again on the data the copy will see. The statistics are the plain average over the inputs.
 
     Args:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from worldmodel.distributed import (
@@ -23,7 +23,7 @@ from worldmodel.distributed import (
     rank,
     world_size,
 )
-from worldmodel.objectives import Loss
+from worldmodel.objectives import Loss, at_least_fp32
 from worldmodel.protocols import RepresentationCollapse, Task
 from worldmodel.training.checkpoints import (
     Checkpoint,
@@ -33,10 +33,11 @@ from worldmodel.training.checkpoints import (
     save_checkpoint,
 )
 from worldmodel.training.config import TrainerConfig
+from worldmodel.training.loading import micro_batches
 from worldmodel.training.metrics import MetricsLog
 from worldmodel.training.order import BatchOrder
 from worldmodel.training.run_folder import RunFolder
-from worldmodel.training.signals import StopRequest, leave_signals_to_parent, stop_on_signal
+from worldmodel.training.signals import StopRequest, stop_on_signal
 
 
 class TrainingDiverged(RuntimeError):
@@ -184,22 +185,19 @@ class _Loop:
             start_step=start,
             max_steps=end,
         )
-        loader = DataLoader(
-            dataset,
-            batch_sampler=order,
-            collate_fn=collate,
-            num_workers=config.num_workers,
-            pin_memory=self.device.type == "cuda",
-            prefetch_factor=4 if config.num_workers else None,
-            worker_init_fn=leave_signals_to_parent,
-        )
         self.task.train()
         # The held-out row of a step is written before its checkpoint: whoever finds the checkpoint has the row.
         if resumed is None:
             self.evaluate(0)
             self.save(0)
-        batches = iter(loader)
-        with self._bar(start) as bar:
+        loading = micro_batches(
+            dataset,
+            order=order,
+            collate=collate,
+            num_workers=config.num_workers,
+            pin_memory=self.device.type == "cuda",
+        )
+        with loading as batches, self._bar(start) as bar:
             for step in range(start, end):
                 values = self.train_step(step, batches)
                 done = step + 1
@@ -235,7 +233,7 @@ class _Loop:
                     loss = self.step_module(batch, step)
                 (loss.total / config.accumulate).backward()
             for name, value in {"loss": loss.total, **loss.parts}.items():
-                sums[name] = sums.get(name, 0.0) + value.detach().float() / config.accumulate
+                sums[name] = sums.get(name, 0.0) + at_least_fp32(value.detach()) / config.accumulate
         norm = nn.utils.clip_grad_norm_(self.parameters, config.clip_norm)
         values = _to_floats({**sums, "gradient_norm": norm})
         if not (_finite(values["loss"]) and _finite(values["gradient_norm"])):
@@ -320,5 +318,5 @@ def _finite(value: float) -> bool:
 
 def _to_floats(values: Mapping[str, torch.Tensor]) -> dict[str, float]:
     """One transfer from the device for all numbers of a step."""
-    stacked = torch.stack([v.reshape(()).float() for v in values.values()]).cpu()
+    stacked = torch.stack([v.reshape(()) for v in values.values()]).cpu()
     return {name: float(v) for name, v in zip(values, stacked, strict=True)}

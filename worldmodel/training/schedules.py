@@ -10,7 +10,7 @@ def _cosine(start: float, end: float, share: float) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class OneCycle:
-    """One-cycle learning rate with the opposite cycle of Adam's beta1 (AD-L-JEPA recipe, specification 3).
+    """One-cycle learning rate with the opposite cycle of Adam's beta1 (AD-L-JEPA's recipe, docs/ad_l_jepa.md).
 
     Cosine from max_lr / start_div to max_lr over the first `warmup` of the run, then cosine to
     max_lr / start_div / final_div; beta1 runs high, low, high on the same phases.

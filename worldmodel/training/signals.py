@@ -43,13 +43,3 @@ def stop_on_signal() -> Iterator[StopRequest]:
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)
-
-
-def leave_signals_to_parent(worker: int) -> None:
-    """For the processes of a DataLoader (`worker_init_fn`).
-
-    A terminal, torchrun and Slurm signal the whole process group; a loader that dies of it takes the training process
-    along before it can save. The loader ends when the training process closes it or is gone.
-    """
-    for number in _SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
