@@ -40,7 +40,8 @@ class Objective(Protocol):
 class Predictor(nn.Sequential):
     """Three times Conv2d 3x3 with bias, BatchNorm, ReLU over the dense BEV map; 1,771,776 parameters at 256 channels.
 
-    The last ReLU stays, as in the release: dropping it would orphan its checkpoints (docs/ad_l_jepa.md tells what it costs).
+    The last ReLU stays, as in the release: dropping it would orphan its checkpoints; docs/ad_l_jepa.md
+    tells what it costs.
     """
 
     def __init__(self, channels: int, *, synced: bool = True) -> None:

@@ -16,7 +16,7 @@ def prediction_error(e: Embeddings) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 class EMAVariance(nn.Module):
-    """lambda_jepa (w M1 + (1 - w) M0) + lambda_reg (reg(context at C1) + reg(prediction at M1))   (docs/ad_l_jepa.md, step 6).
+    """lambda_jepa (w M1 + (1 - w) M0) + lambda_reg (reg(context at C1) + reg(prediction at M1)): docs/ad_l_jepa.md, 6.
 
     Args:
         lambda_reg: 1 in the release's KITTI config, 10 in its Waymo config.

@@ -1,7 +1,8 @@
 """Frozen probe: how much of the scene can a linear classifier read off the BEV features? Labels are used only here.
 
 Each non-empty BEV cell is background, car, pedestrian or cyclist; a softmax on standardised cell features is fitted
-on a few labelled scenes and scored by the mean of the three one-against-rest average precisions on other scenes. The pretrained and the random encoder see the same draws of labelled scenes.
+on a few labelled scenes and scored by the mean of the three one-against-rest average precisions on other scenes. The
+pretrained and the random encoder see the same draws of labelled scenes.
 """
 
 from collections.abc import Sequence

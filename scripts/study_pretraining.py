@@ -34,10 +34,10 @@ VARIANTS: dict[str, list[str]] = {
     "SIGReg 0.05": ["objective=sigreg"],
     "SIGReg 0.2": ["objective=sigreg", "objective.weight=0.2"],
     "SIGReg 0.02": ["objective=sigreg", "objective.weight=0.02"],
+    "EMA from 0.99, mask ratio 0.75": ["objective.ema_momentum=0.99", "model.mask_ratio=0.75"],
+    "EMA from 0.9, mask ratio 0.75": ["objective.ema_momentum=0.9", "model.mask_ratio=0.75"],
     "learning rate 2e-3": ["trainer.max_lr=2e-3"],
     "no variance, EMA from 0.99": ["objective.lambda_reg=0", "objective.ema_momentum=0.99"],
-    "lambda_reg 0.1, EMA from 0.99": ["objective.lambda_reg=0.1", "objective.ema_momentum=0.99"],
-    "lambda_reg 0.3, EMA from 0.99": ["objective.lambda_reg=0.3", "objective.ema_momentum=0.99"],
 }
 REPORTED = ("default", "no variance term", "SIGReg 0.05", "official tokens")
 SELECTION = {"seeds": (100,), "data_seed": 1}
