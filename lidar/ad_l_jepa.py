@@ -62,6 +62,8 @@ class ADLJEPA(nn.Module):
         objective: the loss on the embeddings.
         token_std: standard deviation the mask token and the empty token are drawn with.
         learn_tokens: whether they are parameters. The release meant them to be and never trained them.
+        nonnegative_tokens: draw them without negative entries. The predictor ends in ReLU and cannot point at
+            negative ones: its cosine to a Gaussian empty token stays below about 0.7.
         synced: BatchNorm of the predictor over all ranks.
     """
 
@@ -74,6 +76,7 @@ class ADLJEPA(nn.Module):
         objective: Objective,
         token_std: float = 0.02,
         learn_tokens: bool = True,
+        nonnegative_tokens: bool = False,
         synced: bool = True,
     ) -> None:
         super().__init__()
@@ -83,9 +86,9 @@ class ADLJEPA(nn.Module):
         self.predictor = Predictor(channels, synced=synced)
         self.masks = masks
         self.objective = objective
-        self.mask_token = nn.Parameter(torch.randn(1, channels, 1, 1) * token_std, requires_grad=learn_tokens)
-        self.empty_token = nn.Parameter(
-            torch.randn(1, channels, 1, 1) * token_std, requires_grad=learn_tokens
+        self.mask_token, self.empty_token = (
+            nn.Parameter(_token(channels, token_std, nonnegative_tokens), requires_grad=learn_tokens)
+            for _ in range(2)
         )
 
     def draw_masks(self, voxels: VoxelBatch, seeds: Sequence[int]) -> BEVMasks:
@@ -127,3 +130,8 @@ def split_voxels(voxels: VoxelBatch, masks: BEVMasks, *, stride: int) -> tuple[V
         replace(voxels, features=voxels.features[rows], coordinates=voxels.coordinates[rows])
         for rows in (visible, ~visible)
     )
+
+
+def _token(channels: int, std: float, nonnegative: bool) -> torch.Tensor:
+    token = torch.randn(1, channels, 1, 1) * std
+    return token.abs() if nonnegative else token

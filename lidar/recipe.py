@@ -120,12 +120,14 @@ class CompatConfig:
     Args:
         learn_tokens: False freezes the tokens, as the release does by mistake.
         token_std: the tokens' initial standard deviation; 1 in the release.
+        nonnegative_tokens: draw the tokens without negative entries, which the predictor cannot reach.
         synced_batch_norm: statistics over all ranks; the release normalises per GPU.
         official_lambda_reg: take the variance weight of the release's config of the sensor.
     """
 
     learn_tokens: bool
     token_std: float
+    nonnegative_tokens: bool
     synced_batch_norm: bool
     official_lambda_reg: bool
 
@@ -152,6 +154,7 @@ def build_task(
             masks=RandomCells(ratio=encoder.mask_ratio),
             objective=terms,
             token_std=compat.token_std,
+            nonnegative_tokens=compat.nonnegative_tokens,
             learn_tokens=compat.learn_tokens,
             synced=compat.synced_batch_norm,
         )

@@ -31,6 +31,8 @@ VARIANTS: dict[str, list[str]] = {
     "mask ratio 0.75": ["model.mask_ratio=0.75"],
     "occupied weight 0.9": ["objective.occupied_weight=0.9"],
     "official tokens": ["compat=official"],
+    "non-negative tokens": ["compat.nonnegative_tokens=true"],
+    "non-negative tokens, EMA from 0.99": ["compat.nonnegative_tokens=true", "objective.ema_momentum=0.99"],
     "SIGReg 0.05": ["objective=sigreg"],
     "SIGReg 0.2": ["objective=sigreg", "objective.weight=0.2"],
     "SIGReg 0.02": ["objective=sigreg", "objective.weight=0.02"],
