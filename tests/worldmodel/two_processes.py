@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,21 @@ PATIENCE_S = 90.0
 
 
 class TwoProcesses:
-    """Ranks 0 and 1 of a gloo group, waiting for work."""
+    """Ranks 0 and 1 of a gloo group, waiting for work; started when first asked, and anew after a failure."""
 
     def __init__(self, folder: Path) -> None:
-        context = multiprocessing.get_context("spawn")
+        self._folder = folder
+        self._starts = 0
         self._pipes: list[Connection] = []
-        self._processes = []
+        self._processes: list[SpawnProcess] = []
+
+    def _start(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._starts += 1
+        store = str(self._folder / f"store_{self._starts}")
         for rank in range(2):
             here, there = context.Pipe()
-            process = context.Process(target=_serve, args=(rank, str(folder / "store"), there), daemon=True)
+            process = context.Process(target=_serve, args=(rank, store, there))
             process.start()
             there.close()
             self._pipes.append(here)
@@ -32,6 +39,8 @@ class TwoProcesses:
 
     def run(self, function: Callable[..., Any], *arguments: Any) -> list[Any]:
         """[function(rank, *arguments) for both ranks], called at the same time; `function` is importable by name."""
+        if not self._processes:
+            self._start()
         for pipe in self._pipes:
             pipe.send_bytes(pickle.dumps((function, arguments)))
         results = []
@@ -50,6 +59,7 @@ class TwoProcesses:
         for process in self._processes:
             process.kill()
             process.join()
+        self._pipes, self._processes = [], []
 
 
 def _serve(rank: int, store: str, pipe: Connection) -> None:
@@ -58,7 +68,10 @@ def _serve(rank: int, store: str, pipe: Connection) -> None:
         "gloo", init_method=f"file://{store}", rank=rank, world_size=2, timeout=timedelta(seconds=PATIENCE_S)
     )
     while True:
-        function, arguments = pickle.loads(pipe.recv_bytes())
+        try:
+            function, arguments = pickle.loads(pipe.recv_bytes())
+        except EOFError:  # the test process is gone
+            return
         try:
             answer = ("", function(rank, *arguments))
         except Exception:
