@@ -8,8 +8,9 @@ from math import prod
 
 import torch
 
-from lidar.sparse.runs import Block, Windows, pair_blocks
-from lidar.sparse.sites import Shape, Sites, linear_keys, split_keys
+from lidar.sparse.runs import Block, pair_blocks
+from lidar.sparse.sites import Shape, Sites, split_keys
+from lidar.sparse.submanifold import submanifold_windows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,53 +46,10 @@ class PairTable:
 def submanifold_table(sites: Sites, kernel: Shape) -> PairTable:
     """Table of a submanifold convolution: the output lives on the sites of the input.
 
-    The pairs of a tap and of its mirror image are the same with input and output exchanged, so half of the
-    taps are searched. Neighbours along x follow each other in key order: one search finds a whole x run. Keys
-    carry guard cells as wide as the kernel's radius, so a neighbour outside the grid is simply not found.
-
     Raises:
         ValueError: if a kernel size is even.
     """
-    if any(size % 2 == 0 or size < 1 for size in kernel):
-        raise ValueError(f"a submanifold convolution needs an odd kernel, got {kernel}")
-    radius = (kernel[0] // 2, kernel[1] // 2, kernel[2] // 2)
-    depth, height, width = sites.shape
-    guarded = (depth + radius[0], height + radius[1], width + radius[2])
-    keys = linear_keys(sites.coordinates, guarded)
-    count, device = len(sites), keys.device
-    rows = torch.arange(count, device=device)
-    # A key past every neighbour: reading one place beyond the end finds it.
-    keys_padded = torch.cat([keys, keys.new_full((1,), torch.iinfo(torch.int64).max)])
-
-    windows = Windows.empty(kernel=kernel, centres=count, device=device)
-    present, first = windows.present[:, :count], windows.first[:, :count]
-    stretches, width = len(present), kernel[2]
-    own = stretches // 2
-
-    def look(stretch: torch.Tensor, place: torch.Tensor, slots: range) -> None:
-        """Note, for each slot in turn, the neighbours [T, N] at or after `place`, and the same pairs mirrored."""
-        dz, dy = stretch // kernel[1] - radius[0], stretch % kernel[1] - radius[1]
-        steps = (dz * guarded[1] + dy) * guarded[2] - radius[2]
-        mirror = (stretches - 1 - stretch)[:, None] * (count + 1)
-        centres = rows.expand_as(place).reshape(-1)
-        for slot in slots:
-            wanted = keys + (steps + slot)[:, None]
-            hit = keys_padded.index_select(0, place.view(-1)).view_as(place) == wanted
-            present[stretch[0] : stretch[-1] + 1] += hit.to(present.dtype) << slot
-            # Slots ascend here, so they descend at the other end.
-            windows.add(width - 1 - slot, (mirror + torch.where(hit, place, count)).view(-1), centres)
-            place = place + hit
-
-    present[own] = 1 << radius[2]
-    first[own] = rows
-    stretch = torch.arange(own, stretches, device=device)
-    look(stretch[:1], (rows + 1)[None], range(radius[2] + 1, width))
-    if stretches > 1:
-        dz, dy = stretch[1:] // kernel[1] - radius[0], stretch[1:] % kernel[1] - radius[1]
-        steps = (dz * guarded[1] + dy) * guarded[2] - radius[2]
-        place = torch.searchsorted(keys, keys + steps[:, None])
-        first[own + 1 :] = place
-        look(stretch[1:], place, range(width))
+    windows = submanifold_windows(sites, kernel)
     return PairTable(
         make_forward=windows.blocks, make_backward=None, source=sites, target=sites, kernel=kernel
     )

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lidar.sparse import SparseConv3d, SparseTensor, SubMConv3d
+from lidar.sparse import SparseConv3d, SparseTensor, SubMConv3d, submanifold
 from tests.lidar.sparse.helpers import LAYER_KINDS, dense_conv, random_tensor
 
 KINDS = pytest.mark.parametrize(
@@ -63,8 +63,10 @@ def test_gradcheck(submanifold, kernel, stride, padding):
     assert torch.autograd.gradcheck(run, (tensor.features.requires_grad_(), weight))
 
 
-@pytest.mark.parametrize("kernel", [(1, 1, 1), (1, 3, 1), (3, 1, 3), (3, 3, 5), (5, 1, 1)])
-def test_other_submanifold_kernels(kernel):
+@pytest.mark.parametrize("dense_cells", [0, 2**22])
+@pytest.mark.parametrize("kernel", [(1, 1, 1), (3, 3, 3), (1, 3, 1), (3, 1, 3), (3, 3, 5), (5, 1, 1)])
+def test_submanifold_kernels_by_table_and_by_bisection(monkeypatch, kernel, dense_cells):
+    monkeypatch.setattr(submanifold, "DENSE_CELLS", dense_cells)
     layer = make_layer(True, kernel, 1, 0)
     tensor = random_tensor(5, density=0.4)
     reference = dense_conv(
