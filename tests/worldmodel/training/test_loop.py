@@ -102,10 +102,12 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("after", [False, True])
 def test_a_kill_around_every_write_then_resume(
-    undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: bool
 ) -> None:
     """Before and after every row of metrics and every checkpoint, so also between the two."""
-    for kill_at in range(12 + 4 + 4):  # steps, held-out rows, checkpoints
+    short = {"max_steps": 5, "eval_every": 2, "checkpoint_every": 2}
+    train(tmp_path / "undisturbed", **short)
+    for kill_at in range(5 + 4 + 4):  # steps, held-out rows, checkpoints
         events = 0
 
         def dying(write: Callable[..., Any], deadly: int = kill_at) -> Callable[..., Any]:
@@ -124,9 +126,9 @@ def test_a_kill_around_every_write_then_resume(
             patch.setattr(MetricsLog, "write", dying(MetricsLog.write))
             patch.setattr(loop, "save_checkpoint", dying(loop.save_checkpoint))
             with pytest.raises(Killed):
-                train(tmp_path / str(kill_at))
-        train(tmp_path / str(kill_at))
-        assert_same_run(tmp_path / str(kill_at), undisturbed)
+                train(tmp_path / str(kill_at), **short)
+        train(tmp_path / str(kill_at), **short)
+        assert_same_run(tmp_path / str(kill_at), tmp_path / "undisturbed")
 
 
 def test_work_after_the_last_checkpoint_is_redone(undisturbed: Path, tmp_path: Path) -> None:
