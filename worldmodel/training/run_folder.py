@@ -1,9 +1,10 @@
 """The run folder: config, metrics, checkpoints, figures and the report of one run."""
 
+import fcntl
 import json
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from worldmodel.training.checkpoints import list_checkpoints, write_json
 
@@ -22,6 +23,7 @@ class RunFolder:
         self.metrics = path / "metrics.jsonl"
         self.config = path / "config.json"
         self.report = path / "report.html"
+        self._lock: IO[str] | None = None
 
     @classmethod
     def locate(cls, directory: str | None, *, job: str, root: Path, resume: bool) -> "RunFolder":
@@ -50,7 +52,7 @@ class RunFolder:
                 dot stands for its whole group.
 
         Raises:
-            RunFolderError: if the folder holds another run, or the config differs.
+            RunFolderError: if the folder holds another run, the config differs, or another process is at work on it.
         """
         if self.config.is_file():
             if not resume:
@@ -58,6 +60,7 @@ class RunFolder:
                     f"{self.path} already holds a run: continue it with resume=true, "
                     f"or choose another folder with run.dir=DIR"
                 )
+            self._take()
             before = flatten(json.loads(self.config.read_text()))
             now = flatten(json.loads(json.dumps(config)))
             changed = [
@@ -71,8 +74,22 @@ class RunFolder:
                     f"Resume with the old ones, or start a new run with run.dir=DIR"
                 )
             return
-        self.path.mkdir(parents=True, exist_ok=True)
+        self._take()
         write_json(self.config, config)
+
+    def _take(self) -> None:
+        """Hold the folder until this process ends, however it ends."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = (self.path / ".lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunFolderError(
+                f"another process is training in {self.path}: wait for it or stop it, or choose another folder "
+                f"with run.dir=DIR"
+            ) from None
+        except OSError:
+            pass  # a file system without locks
 
     def latest_checkpoint(self) -> Path | None:
         """The newest complete checkpoint."""

@@ -22,6 +22,7 @@ def test_an_existing_run_is_not_overwritten(tmp_path: Path) -> None:
     assert run.config.is_file()
     with pytest.raises(RunFolderError, match=r"already holds a run.*resume=true"):
         RunFolder(tmp_path / "run").open(CONFIG, resume=False, volatile=VOLATILE)
+    del run
     RunFolder(tmp_path / "run").open(CONFIG, resume=True, volatile=VOLATILE)
 
 
@@ -81,3 +82,12 @@ def test_flatten() -> None:
 
 def test_without_checkpoints_there_is_none(tmp_path: Path) -> None:
     assert RunFolder(tmp_path).latest_checkpoint() is None
+
+
+def test_a_folder_belongs_to_one_process_at_a_time(tmp_path: Path) -> None:
+    first, second = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "run")
+    first.open(CONFIG, resume=False, volatile=VOLATILE)
+    with pytest.raises(RunFolderError, match="another process"):
+        second.open(CONFIG, resume=True, volatile=VOLATILE)
+    del first
+    RunFolder(tmp_path / "run").open(CONFIG, resume=True, volatile=VOLATILE)
