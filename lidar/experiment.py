@@ -28,6 +28,8 @@ class PretrainingData:
         train: frames to learn from, without labels.
         heldout: frames for the monitors; no scene of `train` is among them.
         probe_pool, probe_validation: frames whose labels the final probe may read; empty where there are none.
+        labelled_view: reads the part of a scan that was annotated, where that is not all of it: KITTI's annotators saw
+            the camera image only, and an unlabelled car beside it is no background.
         notes: lines for the report (frames left out, how the split was made).
     """
 
@@ -36,6 +38,7 @@ class PretrainingData:
     heldout: tuple[FrameRef, ...]
     probe_pool: tuple[FrameRef, ...] = ()
     probe_validation: tuple[FrameRef, ...] = ()
+    labelled_view: FrameSource | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -46,6 +49,8 @@ class ProbeConfig:
     enabled: bool
     budgets: Sequence[int]
     draws: int
+    pool_scenes: int
+    validation_scenes: int
     calibration_frames: int
 
 
@@ -67,6 +72,7 @@ def checked(
         DatasetError: naming the first bad frames and the remedy.
     """
     kept, notes = {}, list(data.notes)
+    bad: set[FrameRef] = set()
     for name in ("train", "heldout"):
         refs = getattr(data, name)
         if not refs:
@@ -76,23 +82,31 @@ def checked(
             data.source, refs, point_range, on_error=checks.on_error, mode=checks.preflight, progress=progress
         )
         kept[name] = report.good
+        bad |= set(refs) - set(report.good)
         if report.bad:
             notes.append(f"{name}: {report.summary()}")
     return PretrainingData(
         source=data.source,
         train=kept["train"],
         heldout=kept["heldout"],
-        probe_pool=data.probe_pool,
-        probe_validation=data.probe_validation,
+        probe_pool=tuple(ref for ref in data.probe_pool if ref not in bad),
+        probe_validation=tuple(ref for ref in data.probe_validation if ref not in bad),
+        labelled_view=data.labelled_view,
         notes=tuple(notes),
     )
+
+
+def spread(refs: Sequence[FrameRef], count: int) -> list[FrameRef]:
+    """At most `count` evenly spaced frames: the first ones of a recording show one place."""
+    count = min(count, len(refs))
+    return [refs[i * len(refs) // count] for i in range(count)]
 
 
 def heldout_batches(
     data: PretrainingData, point_range: Range, *, frames: int, batch_size: int, on_error: str
 ) -> list[PointCloudBatch]:
-    """The first held-out frames as batches, only shuffled; the seed of a frame is its position."""
-    refs = data.heldout[:frames]
+    """Held-out frames, evenly spaced, as batches, only shuffled; the seed of a frame is its position."""
+    refs = spread(data.heldout, frames)
     if not refs:
         return []
     dataset = LidarFrames(
@@ -111,7 +125,12 @@ def labelled_scenes(
     for index, ref in enumerate(refs):
         sample = dataset[(index, index)]
         labels = read_kitti_labels(*label_paths(ref.path))
-        scenes.append(LabelledScene(frame_id=ref.frame_id, points=sample.points, labels=labels))
+        seen = None
+        if data.labelled_view is not None:
+            seen = torch.from_numpy(data.labelled_view.read(ref))
+        scenes.append(
+            LabelledScene(frame_id=ref.frame_id, points=sample.points, labels=labels, annotated=seen)
+        )
     return scenes
 
 
@@ -152,10 +171,12 @@ def probe(
         return None, "no labelled frames (only KITTI object layout with label_2 and calib has them)"
     point_range = task.voxelizer.grid.point_range
     try:
-        pool = labelled_scenes(data, data.probe_pool, point_range)
-        validation = labelled_scenes(data, data.probe_validation, point_range)
+        pool = labelled_scenes(data, spread(data.probe_pool, config.pool_scenes), point_range)
+        validation = labelled_scenes(
+            data, spread(data.probe_validation, config.validation_scenes), point_range
+        )
     except FrameError as error:
-        return None, f"labels could not be read: {error}"
+        return None, f"a labelled frame could not be read: {error}"
     result = run_probe(
         pretrained=task.model.encoder,
         random=task.untrained_encoder,

@@ -20,16 +20,21 @@ from worldmodel.nn.batch_norm import recalibrated
 from worldmodel.probes import fit_linear_probe, mean_average_precision
 
 CLASSES = ("background", "car", "pedestrian", "cyclist")
+NOT_ANNOTATED = -1
 _CLASS_OF = {"Car": 1, "Van": 1, "Pedestrian": 2, "Person_sitting": 2, "Cyclist": 3}
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledScene:
-    """One full scan with its boxes: points [N, 4] inside the range, boxes in the sensor frame."""
+    """One full scan with its boxes: points [N, 4] inside the range, boxes in the sensor frame.
+
+    `annotated` [M, 4] are the points that annotators saw, None if they saw all: cells without one are left out.
+    """
 
     frame_id: str
     points: torch.Tensor
     labels: ObjectLabels
+    annotated: torch.Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,17 +92,27 @@ def point_classes(points: np.ndarray, labels: ObjectLabels) -> np.ndarray:
 
 
 def cell_classes(scene: LabelledScene, *, voxelizer: Voxelizer, encoder: SparseEncoder) -> torch.Tensor:
-    """Class of every BEV cell [H, W]: the object class with most points in it, background if there is none."""
+    """Class of every BEV cell [H, W]: the object class with most points in it, background if there is none,
+    NOT_ANNOTATED where nobody looked."""
     height, width = encoder.bev_shape
     grid = voxelizer.grid
-    points = scene.points.numpy()
     step = [v * encoder.stride for v in grid.voxel_size[:2]]
-    column = np.floor((points[:, 0] - grid.point_range[0]) / step[0]).astype(np.int64).clip(0, width - 1)
-    row = np.floor((points[:, 1] - grid.point_range[1]) / step[1]).astype(np.int64).clip(0, height - 1)
+
+    def cells(points: np.ndarray) -> np.ndarray:
+        column = np.floor((points[:, 0] - grid.point_range[0]) / step[0]).astype(np.int64).clip(0, width - 1)
+        row = np.floor((points[:, 1] - grid.point_range[1]) / step[1]).astype(np.int64).clip(0, height - 1)
+        return row * width + column
+
+    points = scene.points.numpy()
     counts = np.zeros((height * width, len(CLASSES)), np.int64)
-    np.add.at(counts, (row * width + column, point_classes(points, scene.labels)), 1)
+    np.add.at(counts, (cells(points), point_classes(points, scene.labels)), 1)
     objects = counts[:, 1:]
     best = np.where(objects.max(1) > 0, objects.argmax(1) + 1, 0)
+    if scene.annotated is not None:
+        seen = scene.annotated.numpy()
+        unseen = np.ones(height * width, bool)
+        unseen[cells(seen[grid.inside(seen)])] = False
+        best[unseen] = NOT_ANNOTATED
     return torch.from_numpy(best.reshape(height, width))
 
 
@@ -109,8 +124,9 @@ def scene_features(
     for scene in scenes:
         voxels = voxelizer(single(scene).to(device))
         features, occupied = occupied_features(encoder, voxels)
-        classes = cell_classes(scene, voxelizer=voxelizer, encoder=encoder)
-        result.append(SceneFeatures(features=features.cpu(), classes=classes[occupied[0].cpu()]))
+        classes = cell_classes(scene, voxelizer=voxelizer, encoder=encoder)[occupied[0].cpu()]
+        looked_at = classes != NOT_ANNOTATED
+        result.append(SceneFeatures(features=features.cpu()[looked_at], classes=classes[looked_at]))
     return result
 
 

@@ -31,7 +31,7 @@ class EncoderConfig:
         norm_momentum: of the encoder's BatchNorm.
         max_points_per_voxel, max_voxels: caps; null is no cap.
         mask_ratio: share of BEV cells to mask.
-        official_lambda_reg: weight of the variance term in the release's config for this sensor.
+        lambda_reg: weight of the variance term for this sensor, as in the release's configs; the paper's is not known.
         in_channels: features per point.
         backend: of the sparse convolutions: auto, torch or spconv.
     """
@@ -44,7 +44,7 @@ class EncoderConfig:
     max_points_per_voxel: int | None
     max_voxels: int | None
     mask_ratio: float
-    official_lambda_reg: float
+    lambda_reg: float
     in_channels: int = 4
     backend: Backend = "auto"
 
@@ -72,16 +72,23 @@ class EncoderConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EMAVarianceConfig:
-    """EMA target and variance hinge, the paper's objective; the arguments are those of EMAVariance and EMATarget."""
+    """EMA target and variance hinge, the paper's objective; the arguments are those of EMAVariance and EMATarget.
+
+    `lambda_reg` None takes the sensor's (`EncoderConfig.lambda_reg`).
+    """
 
     lambda_jepa: float
-    lambda_reg: float
+    lambda_reg: float | None
     occupied_weight: float
     ema_momentum: float
 
-    def build(self, encoder: SparseEncoder, *, seed: int) -> tuple[EMATarget, EMAVariance]:
+    def build(
+        self, encoder: SparseEncoder, *, sensor_lambda_reg: float, seed: int
+    ) -> tuple[EMATarget, EMAVariance]:
         objective = EMAVariance(
-            lambda_jepa=self.lambda_jepa, lambda_reg=self.lambda_reg, occupied_weight=self.occupied_weight
+            lambda_jepa=self.lambda_jepa,
+            lambda_reg=sensor_lambda_reg if self.lambda_reg is None else self.lambda_reg,
+            occupied_weight=self.occupied_weight,
         )
         return EMATarget(encoder, momentum=self.ema_momentum), objective
 
@@ -95,7 +102,9 @@ class SIGRegConfig:
     num_slices: int
     occupied_weight: float
 
-    def build(self, encoder: SparseEncoder, *, seed: int) -> tuple[SharedTarget, SIGRegObjective]:
+    def build(
+        self, encoder: SparseEncoder, *, sensor_lambda_reg: float, seed: int
+    ) -> tuple[SharedTarget, SIGRegObjective]:
         objective = SIGRegObjective(
             channels=encoder.bev_channels,
             sigreg=SIGReg(num_slices=self.num_slices, seed=seed),
@@ -122,14 +131,12 @@ class CompatConfig:
         token_std: the tokens' initial standard deviation; 1 in the release.
         nonnegative_tokens: draw the tokens without negative entries, which the predictor cannot reach.
         synced_batch_norm: statistics over all ranks; the release normalises per GPU.
-        official_lambda_reg: take the variance weight of the release's config of the sensor.
     """
 
     learn_tokens: bool
     token_std: float
     nonnegative_tokens: bool
     synced_batch_norm: bool
-    official_lambda_reg: bool
 
 
 def build_task(
@@ -144,9 +151,7 @@ def build_task(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         context_encoder = encoder.encoder(synced=compat.synced_batch_norm)
-        target, loss = objective.build(context_encoder, seed=seed)
-        if compat.official_lambda_reg and isinstance(loss, EMAVariance):
-            loss.lambda_reg = encoder.official_lambda_reg
+        target, loss = objective.build(context_encoder, sensor_lambda_reg=encoder.lambda_reg, seed=seed)
         terms: EmbeddingObjective = loss
         model = ADLJEPA(
             encoder=context_encoder,

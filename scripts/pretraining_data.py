@@ -44,7 +44,12 @@ def pretraining_data(settings: dict[str, Any], *, progress: bool) -> Pretraining
     train, heldout = split_scenes(source, settings["val_fraction"], 0)
     pool, validation = (with_labels(train), with_labels(heldout)) if name == "kitti" else ((), ())
     return PretrainingData(
-        source=source, train=train, heldout=heldout, probe_pool=pool, probe_validation=validation
+        source=source,
+        train=train,
+        heldout=heldout,
+        probe_pool=pool,
+        probe_validation=validation,
+        labelled_view=KittiObject(root=root, view="camera") if pool and validation else None,
     )
 
 

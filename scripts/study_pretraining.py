@@ -23,20 +23,20 @@ PAPER = ["objective.lambda_reg=1", "objective.ema_momentum=0.996"]
 VARIANTS: dict[str, list[str]] = {
     "default": [],
     "paper: lambda_reg 1, EMA from 0.996": PAPER,
-    "no variance term": [*PAPER, "objective.lambda_reg=0"],
-    "lambda_reg 0.1": [*PAPER, "objective.lambda_reg=0.1"],
+    "paper, no variance term": [*PAPER, "objective.lambda_reg=0"],
+    "paper, lambda_reg 0.1": [*PAPER, "objective.lambda_reg=0.1"],
     "EMA from 0.99": [*PAPER, "objective.ema_momentum=0.99"],
     "EMA from 0.9": [*PAPER, "objective.ema_momentum=0.9"],
-    "mask ratio 0.25": [*PAPER, "model.mask_ratio=0.25"],
-    "mask ratio 0.75": [*PAPER, "model.mask_ratio=0.75"],
+    "paper, mask ratio 0.25": [*PAPER, "model.mask_ratio=0.25"],
+    "paper, mask ratio 0.75": [*PAPER, "model.mask_ratio=0.75"],
     "EMA from 0.99, mask ratio 0.75": ["objective.ema_momentum=0.99", "model.mask_ratio=0.75"],
-    "non-negative tokens": [*PAPER, "compat.nonnegative_tokens=true"],
+    "paper, non-negative tokens": [*PAPER, "compat.nonnegative_tokens=true"],
     "non-negative tokens, EMA from 0.99": ["compat.nonnegative_tokens=true", "objective.ema_momentum=0.99"],
     "SIGReg 0.05": ["objective=sigreg", "objective.weight=0.05"],
     "SIGReg 0.2": ["objective=sigreg", "objective.weight=0.2"],
     "official": ["compat=official", "objective.ema_momentum=0.996"],
 }
-REPORTED = ("default", "paper: lambda_reg 1, EMA from 0.996", "no variance term", "SIGReg 0.2")
+REPORTED = ("default", "paper: lambda_reg 1, EMA from 0.996", "SIGReg 0.2")
 SELECTION = {"seeds": (100,), "data_seed": 1}
 REPORT = {"seeds": (0, 1, 2), "data_seed": 0}
 # What a run must reach at its final step, no checkpoint picked; set before any run, from a prototype's figures.
@@ -75,6 +75,7 @@ def run_one(name: str, seed: int, data_seed: int, *, runs: Path, extra: list[str
         "data_seed": data_seed,
         "overrides": VARIANTS[name],
         "m1_reduction": raw["m1_reduction"],
+        "commit": raw["commit"],
         "trivial": raw["probe_trivial"],
         **{key: raw["last"][f"heldout/{key}"] for key in ("std_over_gamma", "rankme", "rankme_over_random")},
         "std_over_gamma_random": raw["last"]["heldout/std_over_gamma_random"],

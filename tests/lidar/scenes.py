@@ -16,21 +16,19 @@ TINY = EncoderConfig(
     max_points_per_voxel=None,
     max_voxels=None,
     mask_ratio=0.5,
-    official_lambda_reg=1.0,
+    lambda_reg=1.0,
 )
 PAPER = CompatConfig(
     learn_tokens=True,
     token_std=0.02,
     nonnegative_tokens=False,
     synced_batch_norm=True,
-    official_lambda_reg=False,
 )
 OFFICIAL = CompatConfig(
     learn_tokens=False,
     token_std=1.0,
     nonnegative_tokens=False,
     synced_batch_norm=False,
-    official_lambda_reg=True,
 )
 EMA = EMAVarianceConfig(lambda_jepa=1.0, lambda_reg=0.5, occupied_weight=0.75, ema_momentum=0.996)
 SIGREG = SIGRegConfig(weight=0.05, samples=64, num_slices=64, occupied_weight=0.75)

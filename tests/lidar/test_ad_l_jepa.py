@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -130,7 +131,6 @@ def test_tokens_change_if_and_only_if_they_are_learned():
 
 def test_official_switch_takes_the_release_settings():
     task = tiny_task(compat=OFFICIAL)
-    assert task.model.objective.lambda_reg == TINY.official_lambda_reg
     assert type(task.model.encoder.conv_input[1]) is torch.nn.BatchNorm1d
     assert 0.5 < float(task.model.empty_token.std()) < 2
 
@@ -193,6 +193,12 @@ def test_bf16_step_stays_close_to_fp32():
     assert rounded.item() == pytest.approx(exact.item(), rel=0.05)
 
 
+def test_lambda_reg_is_the_sensors_unless_given():
+    sensors = dataclasses.replace(EMA, lambda_reg=None)
+    assert tiny_task(sensors).model.objective.lambda_reg == TINY.lambda_reg
+    assert tiny_task(EMA).model.objective.lambda_reg == EMA.lambda_reg
+
+
 def test_full_size_recipe_has_the_papers_shapes():
     full = EncoderConfig(
         name="kitti",
@@ -203,7 +209,7 @@ def test_full_size_recipe_has_the_papers_shapes():
         max_points_per_voxel=5,
         max_voxels=16000,
         mask_ratio=0.5,
-        official_lambda_reg=1.0,
+        lambda_reg=1.0,
     )
     task = tiny_task(encoder=full)
     model = task.model

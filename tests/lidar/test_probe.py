@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from lidar.datasets.kitti_labels import ObjectLabels
-from lidar.probe import LabelledScene, cell_classes, point_classes, run_probe
+from lidar.probe import NOT_ANNOTATED, LabelledScene, cell_classes, point_classes, run_probe, scene_features
 
 from .scenes import cloud, tiny_task
 
@@ -38,6 +38,19 @@ def test_a_cell_takes_the_object_class_with_most_points():
     assert classes.shape == task.model.encoder.bev_shape
     assert classes[0, 0] == 3
     assert int((classes > 0).sum()) == 1
+
+
+def test_cells_that_nobody_annotated_are_left_out():
+    task = tiny_task()
+    points = torch.tensor([[0.2, -6.2, 0, 0], [5.0, 0.0, 0, 0]])
+    scene = LabelledScene(frame_id="0", points=points, labels=labels(), annotated=points[1:])
+    classes = cell_classes(scene, voxelizer=task.voxelizer, encoder=task.model.encoder)
+    assert classes[0, 0] == NOT_ANNOTATED
+    assert int((classes == 0).sum()) == 1
+    features = scene_features(
+        task.model.encoder, [scene], voxelizer=task.voxelizer, device=torch.device("cpu")
+    )
+    assert features[0].classes.tolist() == [0]
 
 
 def scenes(count, first):
