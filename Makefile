@@ -18,14 +18,16 @@ help:
 # A torch that is already there (a CUDA build, say) is used as it is and never replaced. Otherwise torch is installed
 # first and by itself, so that pip takes a CPU build where one is offered.
 $(BIN)/python:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
-	  { echo "Python 3.11 or newer is needed; name it with: make PYTHON=/path/to/python3.11"; exit 1; }
-	@if $(PYTHON) -c 'import torch' 2>/dev/null; then \
-	  echo "using the torch of $(PYTHON)"; $(PYTHON) -m venv --system-site-packages $(VENV); \
-	else $(PYTHON) -m venv $(VENV); fi || \
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null || \
+	  { echo "Python 3.11 or 3.12 is needed; name it with: make PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) -m venv $$($(PYTHON) -c 'import torch; print("--system-site-packages")' 2>/dev/null) $(VENV) || \
 	  { rm -rf $(VENV); echo "cannot create $(VENV): this Python lacks the venv module"; exit 1; }
-	@$(BIN)/python -c 'import torch' 2>/dev/null || { echo "installing $(TORCH)"; $(PIP) '$(TORCH)'; } || \
-	  { rm -rf $(VENV); exit 1; }
+	@if $(PYTHON) -c 'import torch' 2>/dev/null && ! $(BIN)/python -c 'import torch' 2>/dev/null; then \
+	  $(PYTHON) -c 'import torch, pathlib; print(pathlib.Path(torch.__file__).parents[1])' \
+	    > $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/outer_environment.pth; fi
+	@if $(BIN)/python -c 'import torch' 2>/dev/null; then \
+	  $(BIN)/python -c 'import torch; print("using the torch that is there:", torch.__version__)'; \
+	else echo "installing $(TORCH)"; $(PIP) '$(TORCH)' || { rm -rf $(VENV); exit 1; }; fi
 
 $(VENV)/.base: $(BIN)/python pyproject.toml constraints.txt
 	@echo "installing the project"

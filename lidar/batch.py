@@ -25,6 +25,10 @@ class PointCloudBatch:
     seeds: tuple[int, ...]
     skipped: tuple[str, ...] = ()
 
+    def pin_memory(self) -> "PointCloudBatch":
+        """The same batch in page-locked memory; a DataLoader asks for it so that copies to a GPU do not block."""
+        return replace(self, points=self.points.pin_memory(), batch_index=self.batch_index.pin_memory())
+
     def to(self, device: torch.device | str) -> "PointCloudBatch":
         """The same batch on another device."""
         return replace(

@@ -1,5 +1,6 @@
 """Bird's-eye-view pictures of what AD-L-JEPA sees, predicts and has learned."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import matplotlib
@@ -11,7 +12,8 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lidar.batch import PointCloudBatch
+from lidar.batch import PointCloudBatch, VoxelBatch
+from lidar.encoder import SparseEncoder
 from lidar.grid import VoxelGrid
 from lidar.pretraining import LidarPretraining, occupied_features
 from worldmodel.nn.batch_norm import recalibrated
@@ -53,34 +55,33 @@ def principal_colours(features: torch.Tensor) -> np.ndarray:
 
 
 @torch.no_grad()
-def bev_views(task: LidarPretraining, batch: PointCloudBatch, calibration: list[PointCloudBatch]) -> BEVViews:
-    """Compute the maps of a one-frame batch; BatchNorm of the feature picture is recalibrated on `calibration`."""
+def bev_views(
+    task: LidarPretraining, frames: Sequence[PointCloudBatch], calibration: Sequence[PointCloudBatch]
+) -> list[BEVViews]:
+    """Compute the maps of one-frame batches; BatchNorm is recalibrated on `calibration` first."""
+    device = task.model.mask_token.device
+    whole = task.voxelizer.every_voxel
+    clouds = [b.to(device) for b in calibration]
+    frozen = recalibrated(task, clouds, lambda module, b: module.embed(b))  # type: ignore[operator]
+    encoder = recalibrated(task.model.encoder, [whole(b) for b in clouds], lambda module, v: module(v))
+    return [_views(frozen, encoder, batch.to(device), whole(batch.to(device))) for batch in frames]  # type: ignore[arg-type]
+
+
+def _views(
+    task: LidarPretraining, encoder: SparseEncoder, batch: PointCloudBatch, whole: VoxelBatch
+) -> BEVViews:
     if batch.batch_size != 1:
         raise ValueError(f"pictures are made of one frame at a time, got a batch of {batch.batch_size}")
-    device = next(task.parameters()).device
-    frozen_model = recalibrated(
-        task,
-        [b.to(device) for b in calibration],
-        lambda module, b: module.embed(b),  # type: ignore[operator]
-    )
-    e = frozen_model.embed(batch.to(device))  # type: ignore[operator]
-    encoder = recalibrated(
-        task.model.encoder,
-        [task.voxelizer.every_voxel(b.to(device)) for b in calibration],
-        lambda module, v: module(v),
-    )
-    whole = task.voxelizer.every_voxel(batch.to(device))
-    features, occupied = occupied_features(encoder, whole)  # type: ignore[arg-type]
-    masks = e.masks
-    sets = masks.occupied[0].int() * 2 + (~masks.visible[0]).int()
+    e = task.embed(batch)
+    features, occupied = occupied_features(encoder, whole)
+    sets = e.masks.occupied[0].int() * 2 + (~e.masks.visible[0]).int()
     picture = np.ones((*sets.shape, 3))
     picture[occupied[0].cpu().numpy()] = principal_colours(unit(features).cpu())
-    hidden = ~masks.visible[0]
-    nan = torch.tensor(float("nan"), device=device)
+    hidden = ~e.masks.visible[0]
+    nan = torch.tensor(float("nan"), device=hidden.device)
     cosine = torch.where(hidden, (e.prediction * e.target).sum(1)[0], nan)
-    empty = unit(task.model.empty_token)
-    score = 1 - (e.prediction * empty).sum(1)[0]
-    guess, truth = (score > 0.5)[hidden], masks.occupied[0][hidden]
+    score = 1 - (e.prediction * unit(task.model.empty_token)).sum(1)[0]
+    guess, truth = (score > 0.5)[hidden], e.masks.occupied[0][hidden]
     iou = float((guess & truth).sum() / (guess | truth).sum().clamp_min(1))
     return BEVViews(
         sets=sets.cpu().numpy(),

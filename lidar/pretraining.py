@@ -12,6 +12,7 @@ from lidar.batch import PointCloudBatch, VoxelBatch
 from lidar.encoder import SparseEncoder, bev_cells
 from lidar.grid import VoxelGrid
 from lidar.voxels import voxelize
+from worldmodel.distributed import sum_over_ranks
 from worldmodel.monitors import EmbeddingHealth, EmbeddingMonitor
 from worldmodel.nn.batch_norm import recalibrated
 from worldmodel.objectives import Loss, unit
@@ -102,9 +103,8 @@ class LidarPretraining(nn.Module):
 
     def training_step(self, batch: PointCloudBatch, step: int) -> Loss:
         loss = self.model(self.voxels(batch), batch.seeds, step)
-        return Loss(
-            loss.total, {**loss.parts, "data/skipped": loss.total.new_tensor(float(len(batch.skipped)))}
-        )
+        skipped = sum_over_ranks(loss.total.detach().new_tensor(float(len(batch.skipped))))
+        return Loss(loss.total, {**loss.parts, "data/skipped": skipped})
 
     def after_step(self, step: int, total_steps: int) -> dict[str, float]:
         momentum = self.model.target.update(self.model.encoder, progress=step / total_steps)

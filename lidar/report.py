@@ -65,12 +65,19 @@ def summarise(run: RunFolder, result: ProbeResult | None, data: PretrainingData)
         "median_frames_per_s": _median([r["time/frames_per_s"] for r in steps]),
         "probe": probe_summary(result) if result else None,
         "probe_trivial": result.trivial if result else None,
-        "notes": list(data.notes),
+        "notes": [*data.notes, *_skips(steps, run)],
         **provenance(),
     }
     if rows:
         summary["m1_reduction"] = 1 - last["heldout/loss/jepa_m1"] / first["heldout/loss/jepa_m1"]
     return summary
+
+
+def _skips(steps: Sequence[dict[str, Any]], run: RunFolder) -> list[str]:
+    """A note if frames that could not be read were replaced while training (only with on_error=skip)."""
+    per_step = run.stored_config()["trainer"]["accumulate"]  # a row holds the mean over micro-batches
+    count = round(sum(row.get("data/skipped", 0.0) for row in steps) * per_step)
+    return [f"{count} times a frame could not be read and its neighbour took its place"] if count else []
 
 
 def finish(
@@ -117,7 +124,7 @@ def write_report(
         f"{summary['frames']['train']} unlabelled frames of {data.source.name}, {summary['steps']} steps, "
         f"{summary['median_frames_per_s']:.1f} frames/s (median). No label was read before the probe."
     )
-    for note in data.notes:
+    for note in summary["notes"]:
         page.code(note)
     _health(page, summary)
     _probe(page, result, why_no_probe)
@@ -131,16 +138,11 @@ def write_report(
             "colours; how well hidden cells are predicted; where the predictor expects something, told by the "
             "distance of its prediction from the empty token."
         )
-        for number, batch in enumerate(pictures):
-            with torch.no_grad():
-                views = bev_views(task, batch, list(heldout))
-            drawing = draw_frame(
-                views,
-                batch.points.cpu().numpy(),
-                task.voxelizer.grid,
-                title=f"held-out frame {batch.frame_ids[0]}",
-            )
-            page.figure(f"bev_{number}", drawing, f"Frame {batch.frame_ids[0]}, not seen in training")
+        views = bev_views(task, pictures, heldout)
+        for number, (batch, view) in enumerate(zip(pictures, views, strict=True)):
+            points, name = batch.points.cpu().numpy(), batch.frame_ids[0]
+            drawing = draw_frame(view, points, task.voxelizer.grid, title=f"held-out frame {name}")
+            page.figure(f"bev_{number}", drawing, f"Frame {name}, not seen in training")
     page.heading("How it was run")
     page.code(str(summary["command"]))
     page.table(

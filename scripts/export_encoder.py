@@ -161,6 +161,7 @@ def export(arguments: argparse.Namespace) -> None:
     layout = arguments.layout or convention.layout
     prefix = convention.prefix if arguments.prefix is None else arguments.prefix
     about = {
+        "point_features": "mean of x, y, z in metres (sensor frame) and intensity in 0..1 over a voxel's points",
         "run": run.path.resolve().name,
         "step": checkpoint.step,
         "max_steps": steps,

@@ -5,6 +5,7 @@ python scripts/pretrain_lidar.py data=kitti data.root=DIR          your data (al
 python scripts/pretrain_lidar.py run.dir=DIR resume=true           continue where a run stopped
 """
 
+import shlex
 import sys
 from pathlib import Path
 
@@ -26,7 +27,6 @@ VOLATILE = (
     "probe.",
     "data.root",
     "data.workers",
-    "data.preflight",
     *(f"trainer.{key}" for key in ("device", "num_workers", "progress", "wandb", "stop_after")),
     *(f"trainer.{key}" for key in ("keep_checkpoints", "checkpoint_every", "eval_every")),
 )
@@ -41,6 +41,10 @@ def run(settings: dict) -> int:
             settings["run"]["dir"], job="pretrain_lidar", root=Path("runs"), resume=settings["resume"]
         )
         folder = RunFolder(Path(broadcast_text(str(located.path))))
+        if main_rank:
+            folder.check(settings, resume=settings["resume"], volatile=VOLATILE)
+            if settings["resume"] and not folder.config.is_file():
+                print(f"nothing to resume in {folder.path}: this is a new run", flush=True)
         task = recipe(settings)
         point_range = task.voxelizer.grid.point_range
         checks = data_checks(settings["data"])
@@ -63,8 +67,9 @@ def run(settings: dict) -> int:
         return 0
     if result.interrupted:
         others = [a for a in sys.argv[1:] if not a.startswith(("run.dir=", "resume="))]
-        print(f"stopped after step {result.step} of {result.max_steps}; continue with\n"
-              f"  python scripts/pretrain_lidar.py run.dir={folder.path} resume=true {' '.join(others)}")  # fmt: skip
+        words = shlex.join([f"run.dir={folder.path}", "resume=true", *others])
+        print(f"stopped after step {result.step} of {result.max_steps}; continue (under the same launcher) with\n"
+              f"  python scripts/pretrain_lidar.py {words}")  # fmt: skip
         return 130
     page = finish(
         task, run=folder, data=data, heldout=heldout, probe_config=ProbeConfig(**settings["probe"]),
@@ -82,6 +87,9 @@ def main(config: DictConfig) -> None:
         sys.exit(f"error: {str(error).splitlines()[0]}: add data.root=DIR, the folder of your frames")
     except USER_ERRORS as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print("\nstopped; start again with the same settings to go on", file=sys.stderr)
+        sys.exit(130)
     sys.exit(status)
 
 

@@ -21,7 +21,9 @@ def data_checks(settings: dict[str, Any]) -> DataChecks:
 
 def pretraining_data(settings: dict[str, Any], *, progress: bool) -> PretrainingData:
     """Open the data set that data=NAME and data.root=DIR name."""
-    name, root = settings["name"], Path(settings["root"]).expanduser()
+    if settings["root"] is None:
+        raise ValueError("data.root is not set: data.root=DIR, the folder of your frames")
+    name, root = settings["name"], Path(str(settings["root"])).expanduser()
     if name == "simulated":
         return _simulated(settings, root, progress=progress)
     if name == "kitti":
@@ -62,18 +64,22 @@ def _simulated(settings: dict[str, Any], root: Path, *, progress: bool) -> Pretr
         **settings["scenes"],
     )
     if rank() == 0:
-        build_dataset(root, spec=spec, workers=settings["workers"] or os.cpu_count() or 1, progress=progress)
+        build_dataset(
+            root, spec=spec, workers=settings["workers"] or len(os.sched_getaffinity(0)), progress=progress
+        )
     barrier()
     folder = build_dataset(root, spec=spec, workers=1, progress=False)
     parts = {
         split: KittiObject(root=folder, split=split, view=settings["view"])
-        for split in ("train", "probe", "val")
+        for split, count in settings["scenes"].items()
+        if count
     }
+    frames = {split: parts[split].frames if split in parts else () for split in ("train", "probe", "val")}
     return PretrainingData(
-        source=parts["train"],
-        train=parts["train"].frames,
-        heldout=parts["val"].frames,
-        probe_pool=parts["probe"].frames,
-        probe_validation=parts["val"].frames,
+        source=next(iter(parts.values())),
+        train=frames["train"],
+        heldout=frames["val"],
+        probe_pool=frames["probe"],
+        probe_validation=frames["val"],
         notes=(f"simulated {settings['sensor']} scans in {folder}",),
     )

@@ -115,7 +115,11 @@ def barrier() -> None:
 
 def _slurm_to_torchrun(environ: dict[str, str]) -> dict[str, str]:
     """The variables of torchrun from those of `srun`, where only the latter are set."""
-    if "RANK" in environ or int(environ.get("SLURM_NTASKS", "1")) < 2 or "SLURM_PROCID" not in environ:
+    if (
+        "RANK" in environ
+        or int(environ.get("SLURM_STEP_NUM_TASKS", "1")) < 2
+        or "SLURM_PROCID" not in environ
+    ):
         return {}
     if "MASTER_ADDR" not in environ:
         raise RuntimeError(
@@ -124,7 +128,7 @@ def _slurm_to_torchrun(environ: dict[str, str]) -> dict[str, str]:
         )
     return {
         "RANK": environ["SLURM_PROCID"],
-        "WORLD_SIZE": environ["SLURM_NTASKS"],
+        "WORLD_SIZE": environ["SLURM_STEP_NUM_TASKS"],
         "LOCAL_RANK": environ["SLURM_LOCALID"],
         "MASTER_PORT": environ.get("MASTER_PORT", "29500"),
     }
@@ -150,7 +154,7 @@ def resolve_device(name: str) -> torch.device:
 
 
 @contextmanager
-def process_group(device: str = "auto", timeout: timedelta = timedelta(minutes=30)) -> Iterator[torch.device]:
+def process_group(device: str = "auto", timeout: timedelta = timedelta(hours=6)) -> Iterator[torch.device]:
     """Join the process group that torchrun or srun describes (none: one process) and yield this rank's device.
 
     After an error the group is left to the end of the process: the other ranks may be inside a collective, and a

@@ -46,13 +46,13 @@ class PointFolder:
     def __post_init__(self) -> None:
         unknown = sorted(set(self.suffixes) - set(SUFFIXES))
         if unknown or not self.suffixes:
-            raise ValueError(f"data.suffixes are among {', '.join(SUFFIXES)}, got {list(self.suffixes)}")
+            raise ValueError(f"suffixes are among {', '.join(SUFFIXES)}, got {list(self.suffixes)}")
         if self.columns is not None and self.columns < 3:
             raise ValueError(f"data.columns counts x, y, z and what follows: 3 or more, got {self.columns}")
         if not self.intensity_scale > 0:
             raise ValueError(f"data.intensity_scale must be above 0, got {self.intensity_scale}")
         if self.frames_per_scene < 1:
-            raise ValueError(f"data.frames_per_scene must be 1 or more, got {self.frames_per_scene}")
+            raise ValueError(f"frames_per_scene must be 1 or more, got {self.frames_per_scene}")
         root = layouts.existing_root(self.root, "data=folder")
         found = root.rglob(self.pattern) if self.recursive else root.glob(self.pattern)
         paths = sorted(p for p in found if p.suffix.lower() in self.suffixes and p.is_file())

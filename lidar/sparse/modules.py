@@ -65,7 +65,7 @@ class _SparseConvolution(nn.Module):
             ValueError: if the grid shrinks to nothing, the channels do not fit, or the cached table of this
                 index key was built on other sites.
         """
-        if spconv_backend.chosen(self.backend, tensor.features.device):
+        if spconv_backend.chosen(self.backend, tensor.features):
             return spconv_backend.convolve(self, tensor)
         table = self._table(tensor)
         features = sparse_conv(tensor.features, self.weight, table, self.bias)

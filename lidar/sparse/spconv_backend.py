@@ -20,22 +20,36 @@ if TYPE_CHECKING:
     from lidar.sparse.modules import _SparseConvolution
 
 
-def available() -> bool:
-    """Whether spconv is installed."""
-    return find_spec("spconv") is not None
+def available(device: str = "cpu") -> bool:
+    """Whether an spconv that runs on this kind of device is installed; the package `spconv` itself is CPU only."""
+    if find_spec("spconv") is None:
+        return False
+    return device != "cuda" or not _cpu_only()
 
 
-def chosen(backend: str, device: torch.device) -> bool:
-    """Whether a layer with this setting uses spconv on this device.
+@cache
+def _cpu_only() -> bool:
+    from spconv import cppconstants
+
+    return bool(getattr(cppconstants, "CPU_ONLY_BUILD", False))
+
+
+def chosen(backend: str, features: torch.Tensor) -> bool:
+    """Whether a layer with this setting computes these features with spconv.
 
     Raises:
-        ModuleNotFoundError: if spconv is asked for and not installed.
+        ModuleNotFoundError: if spconv is asked for and no build for the device is installed.
     """
-    if backend == "spconv" and not available():
+    device = features.device.type
+    if backend == "spconv" and not available(device):
         raise ModuleNotFoundError(
-            'backend="spconv" needs spconv: pip install "robot-worldmodel[gpu]", or use backend="torch"'
+            f'backend="spconv" on {device} needs an spconv built for it: pip install -e ".[gpu]" '
+            f'(and pip uninstall spconv, which is CPU only), or use backend="torch"'
         )
-    return backend == "spconv" or (backend == "auto" and device.type == "cuda" and available())
+    if backend != "auto":
+        return backend == "spconv"
+    # spconv has no float64 kernels on a GPU.
+    return device == "cuda" and features.dtype != torch.float64 and available(device)
 
 
 def convolve(layer: "_SparseConvolution", tensor: SparseTensor) -> SparseTensor:
@@ -57,23 +71,32 @@ def convolve(layer: "_SparseConvolution", tensor: SparseTensor) -> SparseTensor:
         sites = Sites(keys=tensor.sites.keys, shape=shape, batch_size=tensor.batch_size)
         return SparseTensor(features=empty, sites=sites, tables=tensor.tables)
 
-    spconv = _library(tensor.features.device.type)
+    device = tensor.features.device.type
+    # spconv casts to float16 inside any autocast region: it gets float32, its output the type asked for.
+    wanted = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else tensor.features.dtype
+    features = tensor.features
+    if torch.is_autocast_enabled(device):
+        features = features.float()
+    spconv = _library(device)
     # spconv keeps its own tables: it finds them in this dictionary under the layer's index key.
     cache_key = f"spconv {tuple(tensor.spatial_shape)}"
     tables = tensor.tables.setdefault(cache_key, {})
     native = spconv.SparseConvTensor(
-        tensor.features.contiguous(),
+        features.contiguous(),
         tensor.coordinates.int(),
         list(tensor.spatial_shape),
         tensor.batch_size,
         indice_dict=tables,
     )
-    out = _native_layer(layer, submanifold, tensor.features.device.type)(native)
+    with torch.autocast(device, enabled=False):
+        out = _native_layer(layer, submanifold, device)(native)
     if submanifold:
-        return tensor.with_features(out.features)
+        return tensor.with_features(out.features.to(wanted))
     keys, order = torch.sort(linear_keys(out.indices.long(), shape))
     sites = Sites(keys=keys, shape=shape, batch_size=tensor.batch_size)
-    return SparseTensor(features=out.features.index_select(0, order), sites=sites, tables=tensor.tables)
+    return SparseTensor(
+        features=out.features.index_select(0, order).to(wanted), sites=sites, tables=tensor.tables
+    )
 
 
 def _native_layer(layer: "_SparseConvolution", submanifold: bool, device: str) -> Any:

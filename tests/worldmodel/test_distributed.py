@@ -104,7 +104,7 @@ def test_gradient_through_sums(two_processes: TwoProcesses, sizes: tuple[int, in
 
 def test_slurm_variables_become_those_of_torchrun() -> None:
     slurm = {
-        "SLURM_NTASKS": "4",
+        "SLURM_STEP_NUM_TASKS": "4",
         "SLURM_PROCID": "2",
         "SLURM_LOCALID": "0",
         "MASTER_ADDR": "node1",
@@ -116,7 +116,7 @@ def test_slurm_variables_become_those_of_torchrun() -> None:
         "MASTER_PORT": "29500",
     }
     assert distributed._slurm_to_torchrun({**slurm, "RANK": "0"}) == {}
-    assert distributed._slurm_to_torchrun({**slurm, "SLURM_NTASKS": "1"}) == {}
+    assert distributed._slurm_to_torchrun({**slurm, "SLURM_STEP_NUM_TASKS": "1"}) == {}
     assert distributed._slurm_to_torchrun({}) == {}
     with pytest.raises(RuntimeError, match="MASTER_ADDR"):
         distributed._slurm_to_torchrun({k: v for k, v in slurm.items() if k != "MASTER_ADDR"})
@@ -135,7 +135,7 @@ def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_process_group_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("RANK", "WORLD_SIZE", "SLURM_NTASKS"):
+    for name in ("RANK", "WORLD_SIZE", "SLURM_STEP_NUM_TASKS"):
         monkeypatch.delenv(name, raising=False)
     with process_group("cpu") as device:
         assert device == torch.device("cpu")

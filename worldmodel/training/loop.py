@@ -102,19 +102,21 @@ def fit(
     task.to(device, torch.float64 if config.precision == "fp64" else torch.float32)
     parameters = [p for p in task.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=config.schedule.max_lr, weight_decay=config.weight_decay)
+    samples = len(dataset)  # type: ignore[arg-type]
     # Rank 0 chooses: on a network file system the ranks may not see the same folders yet.
     latest = broadcast_text(str(run.latest_checkpoint() or ""))
     start = None
     if latest:
         checkpoint = load_checkpoint(Path(latest))
-        _check_settings(checkpoint, config, latest)
+        _check_settings(checkpoint, config, samples, latest)
         restore(checkpoint, model=task, optimizer=optimizer)
         start = checkpoint.step
     main = rank() == 0
     log = MetricsLog(
         run.metrics if main else None, finished_steps=start, wandb_mode=config.wandb, run_name=run.path.name
     )
-    loop = _Loop(task, parameters, optimizer, run, config, device, log, heldout)
+    fixed = _fixed_settings(config, samples)
+    loop = _Loop(task, parameters, optimizer, run, config, device, log, heldout, fixed)
     try:
         with stop_on_signal() as stop:
             return loop.run_from(start, dataset, collate, stop)
@@ -122,13 +124,18 @@ def fit(
         log.close()
 
 
-def _fixed_settings(config: TrainerConfig) -> dict[str, int]:
+def _fixed_settings(config: TrainerConfig, samples: int) -> dict[str, int]:
     """What the schedules and the order of the data depend on; stored in every checkpoint."""
-    return {"max_steps": config.max_steps, "seed": config.seed, "batch_size": config.batch_size}
+    return {
+        "max_steps": config.max_steps,
+        "seed": config.seed,
+        "batch_size": config.batch_size,
+        "samples": samples,
+    }
 
 
-def _check_settings(checkpoint: Checkpoint, config: TrainerConfig, path: str) -> None:
-    for name, now in _fixed_settings(config).items():
+def _check_settings(checkpoint: Checkpoint, config: TrainerConfig, samples: int, path: str) -> None:
+    for name, now in _fixed_settings(config, samples).items():
         before = checkpoint.state.get(name)
         if before != now:
             raise CheckpointError(
@@ -148,7 +155,9 @@ class _Loop:
         device: torch.device,
         log: MetricsLog,
         heldout: Sequence[Any],
+        fixed: dict[str, int],
     ) -> None:
+        self.fixed = fixed
         self.task, self.parameters, self.optimizer = task, parameters, optimizer
         self.run, self.config, self.device, self.log, self.heldout = run, config, device, log, heldout
         module = _Step(task)
@@ -277,7 +286,7 @@ class _Loop:
                     step=done,
                     model=self.task,
                     optimizer=self.optimizer,
-                    state=_fixed_settings(self.config),
+                    state={**self.fixed, "config": self.run.stored_config()},
                     keep=self.config.keep_checkpoints,
                 )
             except CheckpointError as error:

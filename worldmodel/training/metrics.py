@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -76,12 +77,29 @@ class MetricsLog:
             self._wandb.finish()
 
 
+def _wandb_id(folder: Path) -> str:
+    """The id of the folder's wandb run, made once: a resumed run goes on in the same curve."""
+    path = folder / "wandb_id"
+    if not path.is_file():
+        path.write_text(secrets.token_hex(8))
+    return path.read_text()
+
+
 def _start_wandb(mode: str, name: str, folder: Path) -> Any:
     try:
         import wandb
     except ImportError as error:
         raise ImportError(
-            "trainer.wandb is on but wandb is not installed: pip install 'robot-worldmodel[wandb]', "
+            "trainer.wandb is on but wandb is not installed: pip install -e '.[wandb]', "
             "or set trainer.wandb=disabled"
         ) from error
-    return wandb.init(project="robot-worldmodel", name=name, dir=str(folder), mode=mode)  # type: ignore[arg-type]
+    config = folder / "config.json"
+    return wandb.init(
+        project="robot-worldmodel",
+        name=name,
+        id=_wandb_id(folder),
+        resume="allow",
+        config=json.loads(config.read_text()) if config.is_file() else {},
+        dir=str(folder),
+        mode=mode,  # type: ignore[arg-type]
+    )

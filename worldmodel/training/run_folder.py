@@ -43,6 +43,32 @@ class RunFolder:
             raise RunFolderError(f"no run to resume under {root / job}: name one with run.dir=DIR")
         return cls(runs[-1])
 
+    def check(self, config: dict[str, Any], *, resume: bool, volatile: tuple[str, ...]) -> None:
+        """Refuse what `open` would refuse, without touching anything: before data are read or made.
+
+        Raises:
+            RunFolderError: if the folder holds another run, or the config differs.
+        """
+        if not self.config.is_file():
+            return
+        if not resume:
+            raise RunFolderError(
+                f"{self.path} already holds a run: continue it with resume=true, "
+                f"or choose another folder with run.dir=DIR"
+            )
+        before = flatten(json.loads(self.config.read_text()))
+        now = flatten(json.loads(json.dumps(config)))
+        changed = [
+            f"{key}: {before.get(key, 'absent')!r} -> {now.get(key, 'absent')!r}"
+            for key in sorted(before.keys() | now.keys())
+            if before.get(key) != now.get(key) and not _may_change(key, volatile)
+        ]
+        if changed:
+            raise RunFolderError(
+                f"{self.path} was started with other settings ({'; '.join(changed[:6])}). "
+                f"Resume with the old ones, or start a new run with run.dir=DIR"
+            )
+
     def open(self, config: dict[str, Any], *, resume: bool, volatile: tuple[str, ...]) -> None:
         """Create the folder, or check that a resumed run has the config it was started with.
 
@@ -54,28 +80,14 @@ class RunFolder:
         Raises:
             RunFolderError: if the folder holds another run, the config differs, or another process is at work on it.
         """
-        if self.config.is_file():
-            if not resume:
-                raise RunFolderError(
-                    f"{self.path} already holds a run: continue it with resume=true, "
-                    f"or choose another folder with run.dir=DIR"
-                )
-            self._take()
-            before = flatten(json.loads(self.config.read_text()))
-            now = flatten(json.loads(json.dumps(config)))
-            changed = [
-                f"{key}: {before.get(key, 'absent')!r} -> {now.get(key, 'absent')!r}"
-                for key in sorted(before.keys() | now.keys())
-                if before.get(key) != now.get(key) and not _may_change(key, volatile)
-            ]
-            if changed:
-                raise RunFolderError(
-                    f"{self.path} was started with other settings ({'; '.join(changed[:6])}). "
-                    f"Resume with the old ones, or start a new run with run.dir=DIR"
-                )
-            return
+        self.check(config, resume=resume, volatile=volatile)
         self._take()
-        write_json(self.config, config)
+        if not self.config.is_file():
+            write_json(self.config, config)
+
+    def stored_config(self) -> dict[str, Any]:
+        """The config the run was started with; empty if there is none."""
+        return json.loads(self.config.read_text()) if self.config.is_file() else {}
 
     def _take(self) -> None:
         """Hold the folder until this process ends, however it ends."""

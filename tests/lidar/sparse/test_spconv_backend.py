@@ -1,5 +1,7 @@
 """The spconv backend against ours: same parameters, same rows, same numbers."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -55,12 +57,27 @@ def test_empty_batch(one_thread, submanifold, kernel, stride, padding):
 
 
 def test_missing_spconv_is_named(monkeypatch):
-    monkeypatch.setattr(spconv_backend, "available", lambda: False)
+    monkeypatch.setattr(spconv_backend, "available", lambda device="cpu": False)
     with pytest.raises(ModuleNotFoundError, match="pip install"):
         make_layer(True, 3, 1, 1, backend="spconv")(random_tensor(5))
-    # Without spconv "auto" is ours, on any device.
-    assert not spconv_backend.chosen("auto", torch.device("cuda"))
 
 
-def test_auto_is_torch_on_cpu():
-    assert not spconv_backend.chosen("auto", torch.device("cpu"))
+def features_on(device, dtype=torch.float32):
+    return SimpleNamespace(device=torch.device(device), dtype=dtype)
+
+
+def test_auto_takes_spconv_only_where_it_has_kernels(monkeypatch):
+    assert not spconv_backend.chosen("auto", features_on("cpu"))
+    for cpu_only in (True, False):
+        monkeypatch.setattr(spconv_backend, "find_spec", lambda name: True)
+        monkeypatch.setattr(spconv_backend, "_cpu_only", lambda cpu_only=cpu_only: cpu_only)
+        assert spconv_backend.chosen("auto", features_on("cuda")) is not cpu_only
+        assert not spconv_backend.chosen("auto", features_on("cuda", torch.float64))
+    monkeypatch.setattr(spconv_backend, "_cpu_only", lambda: True)
+    with pytest.raises(ModuleNotFoundError, match="CPU only"):
+        spconv_backend.chosen("spconv", features_on("cuda"))
+
+
+@needs_spconv
+def test_the_cpu_package_says_that_it_is_one():
+    assert spconv_backend._cpu_only() == (not torch.cuda.is_available())

@@ -73,7 +73,7 @@ def test_other_ranks_write_nothing(tmp_path: Path) -> None:
 
 def test_missing_wandb_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(ImportError, match=r"robot-worldmodel\[wandb\].*trainer.wandb=disabled"):
+    with pytest.raises(ImportError, match=r"pip install -e .*wandb.*trainer.wandb=disabled"):
         MetricsLog(tmp_path / "metrics.jsonl", finished_steps=None, wandb_mode="offline")
 
 
