@@ -58,11 +58,11 @@ def test_columns_and_scale_reach_the_reader(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"suffixes": [".las"]}, r"data\.suffixes are among .bin"),
-        ({"suffixes": []}, r"data\.suffixes are among .bin"),
+        ({"suffixes": [".las"]}, r"suffixes are among .bin"),
+        ({"suffixes": []}, r"suffixes are among .bin"),
         ({"columns": 2}, r"data\.columns .* 3 or more, got 2"),
         ({"intensity_scale": 0}, r"data\.intensity_scale must be above 0"),
-        ({"frames_per_scene": 0}, r"data\.frames_per_scene must be 1 or more"),
+        ({"frames_per_scene": 0}, r"frames_per_scene must be 1 or more"),
     ],
 )
 def test_arguments_are_validated(tmp_path: Path, options: dict[str, object], message: str) -> None:
