@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -128,6 +129,7 @@ def build_dataset(root: str | Path, *, spec: DatasetSpec, workers: int, progress
         desc=f"simulating {spec.sensor}",
         unit="frame",
         disable=not progress,
+        mininterval=0.5 if sys.stderr.isatty() else 30.0,  # a log file gets few lines
     ) as bar:
         for _ in _run(partial(_write_frame, folder, spec), todo, workers=min(workers, max(len(todo), 1))):
             bar.update()

@@ -1,5 +1,6 @@
 """Look at every frame once before training: a bad one is known in the first minute, not an hour later."""
 
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -92,7 +93,12 @@ def preflight(
 
     with ThreadPoolExecutor(max(workers, 1)) as pool:
         bar = tqdm(
-            pool.map(look, refs), total=len(refs), desc="checking frames", unit="frame", disable=not progress
+            pool.map(look, refs),
+            total=len(refs),
+            desc="checking frames",
+            unit="frame",
+            disable=not progress,
+            mininterval=0.5 if sys.stderr.isatty() else 30.0,  # a log file gets few lines
         )
         found = list(bar)
     report = PreflightReport(
