@@ -199,6 +199,4 @@ def with_labels(refs: Sequence[FrameRef]) -> tuple[FrameRef, ...]:
 
 def probe_summary(result: ProbeResult) -> list[dict[str, Any]]:
     """The probe table as plain values."""
-    return [
-        {**asdict(row), "gain": row.gain, "gain_interval": list(row.gain_interval)} for row in result.rows
-    ]
+    return [{**asdict(row), "gain": row.gain, "gain_interval": row.gain_interval} for row in result.rows]

@@ -59,12 +59,13 @@ class ProbeRow:
         return float(np.mean(np.subtract(self.pretrained, self.random)))
 
     @property
-    def gain_interval(self) -> tuple[float, float]:
-        """Mean +- two standard errors of the paired difference; over label draws, not over pretraining seeds."""
+    def gain_interval(self) -> tuple[float, float] | None:
+        """Mean +- two standard errors of the paired difference; over label draws, not over pretraining seeds. None for
+        a single draw."""
         difference = np.subtract(self.pretrained, self.random)
-        error = (
-            float(difference.std(ddof=1) / len(difference) ** 0.5) if len(difference) > 1 else float("nan")
-        )
+        if len(difference) < 2:
+            return None
+        error = float(difference.std(ddof=1) / len(difference) ** 0.5)
         return self.gain - 2 * error, self.gain + 2 * error
 
 

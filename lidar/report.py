@@ -182,7 +182,7 @@ def _probe(page: Report, result: ProbeResult | None, why_not: str) -> None:
     )
     rows = []
     for row in result.rows:
-        low, high = row.gain_interval
+        interval = row.gain_interval
         mean = [sum(values) / len(values) for values in (row.random, row.pretrained)]
         rows.append(
             (
@@ -190,7 +190,7 @@ def _probe(page: Report, result: ProbeResult | None, why_not: str) -> None:
                 len(row.random),
                 *(f"{m:.3f}" for m in mean),
                 f"{row.gain:+.3f}",
-                f"{low:+.3f} .. {high:+.3f}",
+                f"{interval[0]:+.3f} .. {interval[1]:+.3f}" if interval else "one draw",
             )
         )
     page.table(

@@ -48,9 +48,9 @@ def frames(root: Path, count: int, *, azimuth: tuple[float, float] | None) -> Ki
 
 
 def simulator(root: Path, real: Path | None) -> dict[str, float]:
-    """Frames per second of simulation, files written; sector of the default and full turns; 1 and 2 processes."""
+    """Frames per second of simulation, files written, pool start included; sector of the default and full turns."""
     figures = {}
-    for name, azimuth, count in (("sector", (-45.0, 45.0), 48), ("turn", None, 24)):
+    for name, azimuth, count in (("sector", (-45.0, 45.0), 240), ("turn", None, 80)):
         for workers in (1, 2):
             with tempfile.TemporaryDirectory() as folder:
                 spec = DatasetSpec(azimuth_range=azimuth, train=count, probe=0, val=0, seed=7)

@@ -82,6 +82,7 @@ def test_equal_encoders_have_no_gain_and_draws_are_paired():
     result = probe_of(tiny_task())
     assert [(row.budget, len(row.random)) for row in result.rows] == [(2, 3), (4, 1)]
     assert all(row.gain == 0 for row in result.rows)
+    assert [row.gain_interval for row in result.rows] == [(0.0, 0.0), None]
     assert 0 < result.trivial < 1
 
 
