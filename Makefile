@@ -11,7 +11,8 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check -q $(PIP_ARGS)
 help:
 	@echo "make pretrain   install, then pretrain a LiDAR encoder on simulated streets and write a report"
 	@echo "make test       install everything, then lint, type-check and test"
-	@echo "make bench      benchmarks and slow studies; results go to docs/results"
+	@echo "make bench      benchmarks and slow tests; results go to docs/results"
+	@echo "                (REAL=DIR: on the scans of a KITTI object folder instead of simulated ones)"
 	@echo "make install    the environment only, in $(VENV)"
 	@echo "Variables: PYTHON=$(PYTHON)  TORCH=$(TORCH)  PIP_ARGS=  ARGS= (overrides for pretrain)"
 
@@ -55,8 +56,8 @@ test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 bench: $(VENV)/.all
-	$(BIN)/python scripts/benchmark_sparse.py
-	$(BIN)/python scripts/benchmark_pipeline.py
+	$(BIN)/python scripts/benchmark_sparse.py $(if $(REAL),--real $(REAL))
+	$(BIN)/python scripts/benchmark_pipeline.py $(if $(REAL),--real $(REAL))
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
 
 clean:

@@ -1,0 +1,38 @@
+"""The paper's size on real scans: slow, run by `make bench` and `pytest -m slow`."""
+
+import resource
+
+import pytest
+import torch
+
+from lidar.datasets import KittiObject, LidarFrames, collate
+from lidar.experiment import SHUFFLED
+from lidar.recipe import EncoderConfig
+
+from .scenes import tiny_task
+
+KITTI = EncoderConfig(
+    name="kitti",
+    point_range=(0, -40, -3, 70.4, 40, 1),
+    voxel_size=(0.05, 0.05, 0.1),
+    widths=(16, 32, 64, 64, 128),
+    norm_momentum=0.01,
+    max_points_per_voxel=5,
+    max_voxels=16000,
+    mask_ratio=0.5,
+    lambda_reg=1.0,
+)
+
+
+@pytest.mark.slow
+def test_a_full_size_step_runs_in_bounded_memory(real_data):
+    source = KittiObject(root=real_data("kitti_object"))
+    dataset = LidarFrames(
+        source=source, refs=source.frames, point_range=KITTI.grid.point_range, augment=SHUFFLED
+    )
+    task = tiny_task(encoder=KITTI)
+    loss = task.training_step(collate([dataset[(0, 0)], dataset[(1, 1)]]), 0).total
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert all(torch.isfinite(p.grad).all() for p in task.parameters() if p.grad is not None)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 4 * 2**20  # KiB
