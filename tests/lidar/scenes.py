@@ -18,6 +18,17 @@ TINY = EncoderConfig(
     mask_ratio=0.5,
     lambda_reg=1.0,
 )
+KITTI = EncoderConfig(
+    name="kitti",
+    point_range=(0, -40, -3, 70.4, 40, 1),
+    voxel_size=(0.05, 0.05, 0.1),
+    widths=(16, 32, 64, 64, 128),
+    norm_momentum=0.01,
+    max_points_per_voxel=5,
+    max_voxels=16000,
+    mask_ratio=0.5,
+    lambda_reg=1.0,
+)
 PAPER = CompatConfig(
     learn_tokens=True,
     token_std=0.02,

@@ -6,11 +6,10 @@ import torch
 
 from lidar.ad_l_jepa import Predictor, split_voxels
 from lidar.objectives import EMAVariance, prediction_error
-from lidar.recipe import EncoderConfig
 from worldmodel.objectives import unit
 from worldmodel.regularizers import variance_hinge
 
-from .scenes import EMA, OFFICIAL, PAPER, SIGREG, TINY, batch_of, cloud, tiny_task, voxels_at
+from .scenes import EMA, KITTI, OFFICIAL, PAPER, SIGREG, TINY, batch_of, cloud, tiny_task, voxels_at
 
 
 def embedded(task, clouds=3):
@@ -200,18 +199,7 @@ def test_lambda_reg_is_the_sensors_unless_given():
 
 
 def test_full_size_recipe_has_the_papers_shapes():
-    full = EncoderConfig(
-        name="kitti",
-        point_range=(0, -40, -3, 70.4, 40, 1),
-        voxel_size=(0.05, 0.05, 0.1),
-        widths=(16, 32, 64, 64, 128),
-        norm_momentum=0.01,
-        max_points_per_voxel=5,
-        max_voxels=16000,
-        mask_ratio=0.5,
-        lambda_reg=1.0,
-    )
-    task = tiny_task(encoder=full)
+    task = tiny_task(encoder=KITTI)
     model = task.model
     assert sum(p.numel() for p in model.encoder.parameters()) == 711_872
     assert sum(p.numel() for p in model.predictor.parameters()) == 1_771_776

@@ -7,21 +7,8 @@ import torch
 
 from lidar.datasets import KittiObject, LidarFrames, collate
 from lidar.experiment import SHUFFLED
-from lidar.recipe import EncoderConfig
 
-from .scenes import tiny_task
-
-KITTI = EncoderConfig(
-    name="kitti",
-    point_range=(0, -40, -3, 70.4, 40, 1),
-    voxel_size=(0.05, 0.05, 0.1),
-    widths=(16, 32, 64, 64, 128),
-    norm_momentum=0.01,
-    max_points_per_voxel=5,
-    max_voxels=16000,
-    mask_ratio=0.5,
-    lambda_reg=1.0,
-)
+from .scenes import KITTI, tiny_task
 
 
 @pytest.mark.slow
