@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from lidar.ad_l_jepa import Embeddings
+from worldmodel.lejepa import LeJEPA
 from worldmodel.masking.bev import random_subset
 from worldmodel.objectives import Loss, cosine_distance, masked_mean
 from worldmodel.regularizers import SIGReg, variance_hinge
@@ -34,20 +35,18 @@ class EMAVariance(nn.Module):
     def forward(self, e: Embeddings, *, step: int) -> Loss:
         gamma = e.context.shape[1] ** -0.5
         m1, m0 = prediction_error(e)
-        jepa = self.occupied_weight * m1 + (1 - self.occupied_weight) * m0
         reg_context = variance_hinge(e.context, e.masks.visible_occupied, gamma=gamma)
         reg_prediction = variance_hinge(e.prediction, e.masks.masked_occupied, gamma=gamma)
         with torch.no_grad():
             reg_target = variance_hinge(e.target, e.masks.masked_occupied, gamma=gamma)
-        total = self.lambda_jepa * jepa + self.lambda_reg * (reg_context + reg_prediction)
-        parts = {
-            "loss/jepa_m1": m1,
-            "loss/jepa_m0": m0,
-            "loss/variance_context": reg_context,
-            "loss/variance_prediction": reg_prediction,
-            "loss/variance_target": reg_target,
+        w = self.occupied_weight
+        terms = {
+            "loss/jepa_m1": (self.lambda_jepa * w, m1),
+            "loss/jepa_m0": (self.lambda_jepa * (1 - w), m0),
+            "loss/variance_context": (self.lambda_reg, reg_context),
+            "loss/variance_prediction": (self.lambda_reg, reg_prediction),
         }
-        return Loss(total, parts)
+        return Loss.weighted(terms, also={"loss/variance_target": reg_target})
 
 
 class SIGRegObjective(nn.Module):
@@ -76,29 +75,21 @@ class SIGRegObjective(nn.Module):
         occupied_weight: float = 0.75,
     ) -> None:
         super().__init__()
-        if not 0 <= weight <= 1 or not 0 <= occupied_weight <= 1 or samples < 2:
-            raise ValueError("weight and occupied_weight must lie in [0, 1], samples must be at least 2")
-        self.weight, self.samples, self.occupied_weight = weight, samples, occupied_weight
-        self.sigreg = sigreg
+        if not 0 <= occupied_weight <= 1 or samples < 2:
+            raise ValueError("occupied_weight must lie in [0, 1], samples must be at least 2")
+        self.samples, self.occupied_weight = samples, occupied_weight
+        self.lejepa = LeJEPA(sigreg=sigreg, weight=weight)
         self.projection = nn.Sequential(
             nn.Linear(channels, channels, bias=False), norm(channels, affine=False)
         )
 
     def forward(self, e: Embeddings, *, step: int) -> Loss:
         m1, m0 = prediction_error(e)
-        jepa = self.occupied_weight * m1 + (1 - self.occupied_weight) * m0
-        statistics = [
-            self.sigreg(self.projection(z.permute(0, 2, 3, 1)[chosen]), step=2 * step + side)
-            for side, (z, cells) in enumerate(
-                [(e.context, e.masks.visible_occupied), (e.target, e.masks.masked_occupied)]
-            )
-            for chosen in [random_subset(e.masks.keys, cells, self.samples)]
+        w = self.occupied_weight
+        prediction = Loss.weighted({"loss/jepa_m1": (w, m1), "loss/jepa_m0": (1 - w, m0)})
+        sides = [(e.context, e.masks.visible_occupied), (e.target, e.masks.masked_occupied)]
+        embeddings = [
+            self.projection(z.permute(0, 2, 3, 1)[random_subset(e.masks.keys, cells, self.samples)])
+            for z, cells in sides
         ]
-        regularizer = torch.stack(statistics).mean()
-        total = (1 - self.weight) * jepa + self.weight * regularizer
-        parts = {
-            "loss/jepa_m1": m1,
-            "loss/jepa_m0": m0,
-            "loss/sigreg_over_floor": regularizer / self.sigreg.floor,
-        }
-        return Loss(total, parts)
+        return self.lejepa(prediction=prediction, embeddings=embeddings, step=step)

@@ -1,9 +1,15 @@
-"""Terms that keep embeddings from collapsing: the variance hinge and SIGReg. Computed in fp32, exact over ranks."""
+"""Terms that keep embeddings from collapsing: variance and covariance here, SIGReg from its own file.
+
+Computed in fp32, exact over ranks: the same loss and gradient on any number of processes. docs/objectives.md tells
+which one when.
+"""
 
 import torch
-from torch import nn
 
 from worldmodel.distributed import at_least_fp32, mean_over_ranks, sum_over_ranks
+from worldmodel.sigreg import SIGReg
+
+__all__ = ["SIGReg", "covariance_term", "variance_hinge", "variance_term"]
 
 
 def variance_hinge(
@@ -34,77 +40,54 @@ def variance_hinge(
     return mean_over_ranks(torch.where(usable, per_sample, zero).sum(), usable.sum())
 
 
-class SIGReg(nn.Module):
-    """Sketched isotropic Gaussian regulariser (LeJEPA, arXiv 2511.08544, Algorithm 1).
+def variance_term(
+    z: torch.Tensor, *, mask: torch.Tensor | None = None, gamma: float = 1.0, eps: float = 1e-4
+) -> torch.Tensor:
+    """Variance term of VICReg (arXiv 2105.04906, eq. 1): mean over d of max(0, gamma - sqrt(Var(z_d) + eps)).
 
-    The Epps-Pulley distance between N(0, 1) and the embedding, averaged over random directions. The quadrature runs
-    over the half line [0, t_max], doubled: the printed two-sided form is periodic in each projection with period 10
-    and pulls outliers the wrong way. Nothing is standardised: mean and scale are part of what is enforced.
+    The variance, unbiased, is over the samples of all ranks; leading axes are independent tests, averaged.
 
     Args:
-        num_slices: random directions, drawn anew each step from (seed, step), equal on all ranks.
-        num_points: quadrature nodes on [0, t_max], trapezoid.
-        t_max: end of the half line.
-        scale_by_n: multiply by the number of samples over all ranks, as in the paper; the statistic of Gaussian
-            samples is then about 1.05 whatever their number (`floor`).
-        seed: run seed of the directions.
-        chunk: directions handled at a time; a chunk needs N x chunk x num_points numbers for its backward.
+        z: [..., N, D]; N may differ between ranks.
+        mask: [..., N] bool, the samples that count; all without it.
+        gamma: target standard deviation.
+
+    Returns:
+        Scalar; gamma - sqrt(eps) at total collapse. Tests with fewer than two samples are left out of the mean.
     """
+    centred, count = _centred(z, mask)
+    variance = sum_over_ranks(centred.square().sum(-2)) / (count - 1).clamp_min(1)
+    return _mean_of_tests(torch.relu(gamma - torch.sqrt(variance + eps)).mean(-1), count.squeeze(-1))
 
-    def __init__(
-        self,
-        *,
-        num_slices: int = 1024,
-        num_points: int = 17,
-        t_max: float = 3.0,
-        scale_by_n: bool = True,
-        seed: int = 0,
-        chunk: int = 128,
-    ) -> None:
-        super().__init__()
-        if num_slices < 1 or num_points < 2 or chunk < 1 or t_max <= 0:
-            raise ValueError("SIGReg needs num_slices >= 1, num_points >= 2, chunk >= 1 and t_max > 0")
-        self.num_slices, self.scale_by_n, self.seed, self.chunk = num_slices, scale_by_n, seed, chunk
-        nodes = torch.linspace(0.0, t_max, num_points, dtype=torch.float64)
-        step = t_max / (num_points - 1)
-        weights = torch.full((num_points,), 2.0 * step, dtype=torch.float64)
-        weights[0] = weights[-1] = step
-        gaussian = torch.exp(-nodes.square() / 2)
-        self._nodes, self._gaussian, self._weights = nodes, gaussian, weights * gaussian
 
-    @property
-    def floor(self) -> float:
-        """Expected statistic of N(0, I) samples under this quadrature, with scale_by_n."""
-        return float((self._weights * (1 - torch.exp(-self._nodes.square()))).sum())
+def covariance_term(z: torch.Tensor, *, mask: torch.Tensor | None = None) -> torch.Tensor:
+    """Covariance term of VICReg (arXiv 2105.04906, eq. 3 and 4): sum of squared off-diagonal covariances over D.
 
-    def directions(self, dim: int, *, step: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
-        """Unit columns [D, num_slices], a function of (seed, step) alone."""
-        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + step) % (2**63))
-        a = torch.randn(dim, self.num_slices, generator=generator, dtype=torch.float64)
-        return (a / a.norm(dim=0)).to(device=device, dtype=dtype)
+    Arguments and tests as in `variance_term`. Needs D x D numbers per test.
+    """
+    centred, count = _centred(z, mask)
+    gram = sum_over_ranks(centred.transpose(-1, -2) @ centred)
+    covariance = gram / (count - 1).clamp_min(1).unsqueeze(-1)
+    diagonal = covariance.diagonal(dim1=-2, dim2=-1)
+    off_diagonal = covariance.square().sum((-2, -1)) - diagonal.square().sum(-1)
+    return _mean_of_tests(off_diagonal / z.shape[-1], count.squeeze(-1))
 
-    def forward(self, z: torch.Tensor, *, step: int) -> torch.Tensor:
-        """Statistic of samples z [..., N, D]: the sample axis is -2, leading axes are independent tests, averaged.
 
-        N may differ between ranks. Correlated samples (views, time steps) belong on a leading axis, not in N.
-        """
-        if z.ndim < 2:
-            raise ValueError(f"SIGReg takes samples of shape [..., N, D], got {tuple(z.shape)}")
-        with torch.autocast(device_type=z.device.type, enabled=False):
-            z = at_least_fp32(z)
-            nodes, gaussian, weights = (
-                t.to(z.device, z.dtype) for t in (self._nodes, self._gaussian, self._weights)
-            )
-            a = self.directions(z.shape[-1], step=step, device=z.device, dtype=z.dtype)
-            # A rank without samples takes part in the reductions; without any on all ranks the statistic is 0.
-            count = sum_over_ranks(z.new_tensor(float(z.shape[-2])))
-            statistic = z.new_zeros(())
-            for part in a.split(self.chunk, dim=1):
-                angles = (z @ part).unsqueeze(0) * nodes.view(-1, *[1] * z.ndim)
-                sums = torch.stack([angles.cos().sum(-2), angles.sin().sum(-2)])  # [2, T, ..., slices]
-                real, imaginary = sum_over_ranks(sums) / count.clamp_min(1)
-                shape = (-1, *[1] * (real.ndim - 1))
-                distance = (real - gaussian.view(shape)).square() + imaginary.square()
-                statistic = statistic + (weights.view(shape) * distance).sum(dim=(0, -1)).mean()
-            statistic = statistic / self.num_slices
-            return statistic * count if self.scale_by_n else statistic
+def _centred(z: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """z minus its mean over the counted samples of all ranks, zero elsewhere [..., N, D], and their number [..., 1]."""
+    if z.ndim < 2 or (mask is not None and mask.shape != z.shape[:-1]):
+        shape = None if mask is None else tuple(mask.shape)
+        raise ValueError(f"expected z [..., N, D] and mask [..., N], got {tuple(z.shape)} and {shape}")
+    z = at_least_fp32(z)
+    if mask is None:
+        mask = torch.ones(z.shape[:-1], dtype=torch.bool, device=z.device)
+    counted, zero = mask.unsqueeze(-1), z.new_zeros(())
+    count = sum_over_ranks(counted.sum(-2).to(z.dtype))
+    mean = sum_over_ranks(torch.where(counted, z, zero).sum(-2)) / count.clamp_min(1)
+    return torch.where(counted, z - mean.unsqueeze(-2), zero), count
+
+
+def _mean_of_tests(values: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
+    """Mean of values [...] over tests with at least two samples; 0 if there is none."""
+    usable = count >= 2
+    return torch.where(usable, values, values.new_zeros(())).sum() / usable.sum().clamp_min(1)
