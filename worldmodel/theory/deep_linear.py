@@ -85,7 +85,7 @@ def critical_time(
     if not (start < end).all():
         raise ValueError(
             "a mode starts at or beyond the requested fraction of its fixed point "
-            f"{fixed_point(objective=objective, depth=depth, regression=regression)}: lower the init or raise fraction"
+            f"(at {np.exp(depth * start).max():.3g} of it): lower the init or raise fraction"
         )
     unit = _time_unit(objective, depth, covariance, regression)
     return unit * _elapsed(start, end, *_exponents(objective, depth))

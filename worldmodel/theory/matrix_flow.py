@@ -49,10 +49,10 @@ class MatrixTrajectory:
     times: Array
     weights: tuple[Weights, ...]
 
-    def energy(self, directions: Array) -> Array:
-        """norm(Wbar(t) v_i) / norm(v_i), [T, K], for the columns v_i of directions [D, K]; wbar_i in the theory."""
+    def energy(self, patterns: Array) -> Array:
+        """norm(Wbar(t) u_i) / norm(u_i), [T, K], for the columns u_i of patterns [D, K]; wbar_i in the theory."""
         encoders = np.stack([w.encoder for w in self.weights])
-        return np.linalg.norm(encoders @ directions, axis=1) / np.linalg.norm(directions, axis=0)
+        return np.linalg.norm(encoders @ patterns, axis=1) / np.linalg.norm(patterns, axis=0)
 
 
 def balanced_weights(

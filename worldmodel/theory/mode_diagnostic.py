@@ -20,6 +20,7 @@ loses its symmetry: compute the modes for one action at a time, or take the acti
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -39,6 +40,9 @@ class Modes:
         regression: [K] rho_i = lambda_i / variance_i.
         variance: [K] of the context along unit v_i, shrinkage included.
         directions: [D, K] columns v_i of unit length; orthogonal under Sigma_xx, not in general to each other.
+            v_i^T x is the mode's score, what an encoder has to read out.
+        patterns: [D, K] columns of unit length along Sigma_xx v_i: how x changes with the score of mode i alone. They
+            are the directions themselves if Sigma_xx and Sigma_yx are jointly diagonal in an orthogonal basis.
         asymmetry: share of the whitened Sigma_yx's squared Frobenius norm that is antisymmetric, 0 to 1, and was
             dropped. Near 0 the modes describe the data; 0.5 is what a matrix without any symmetry has.
         shrinkage: as given.
@@ -48,6 +52,7 @@ class Modes:
     regression: Array
     variance: Array
     directions: Array
+    patterns: Array
     asymmetry: float
     shrinkage: float
 
@@ -118,12 +123,14 @@ def modes_of_covariances(*, sigma_xx: Array, sigma_yx: Array, shrinkage: float =
     regression, vectors = np.linalg.eigh(symmetric)
     directions = linalg.solve_triangular(root, vectors[:, ::-1], lower=True, trans="T")
     directions = directions / np.linalg.norm(directions, axis=0)
-    variance = np.einsum("dk,de,ek->k", directions, shrunk, directions)
+    patterns = shrunk @ directions
+    variance = np.einsum("dk,dk->k", directions, patterns)
     return Modes(
         covariance=regression[::-1] * variance,
         regression=regression[::-1].copy(),
         variance=variance,
         directions=directions,
+        patterns=patterns / np.linalg.norm(patterns, axis=0),
         asymmetry=float(np.square(whitened - symmetric).sum()) / energy if energy > 0 else 0.0,
         shrinkage=shrinkage,
     )
@@ -159,21 +166,33 @@ def linear_map(features: Features, inputs: Features, *, ridge: float = 1e-3) -> 
     return LinearMap(weight=weight, r2=1 - error / total if total > 0 else float("nan"))
 
 
-def mode_energy(features: Features, inputs: Features, modes: Modes, *, ridge: float = 1e-3) -> Array:
-    """norm(Wbar v_i) / norm(v_i) [K]: how strongly features [N, F] respond to each mode of the inputs [N, D].
+def mode_energy(
+    features: Features,
+    inputs: Features,
+    modes: Modes,
+    *,
+    ridge: float = 1e-3,
+    along: Literal["patterns", "directions"] = "patterns",
+) -> Array:
+    """norm(Wbar u_i) / norm(u_i) [K]: how strongly features [N, F] respond to each mode of the inputs [N, D].
 
-    Wbar is the `linear_map` from inputs to features. The deep linear theory's wbar_i is exactly this.
+    Wbar is the `linear_map` from inputs to features and u_i the mode's pattern. On jointly diagonal data patterns and
+    directions are one, and this is the theory's wbar_i. On other data they are not: an encoder that reads out the
+    scores is Wbar = sum_i c_i a_i v_i^T, which answers pattern i with c_i alone, but direction i with a share of every
+    mode that v_i is not perpendicular to. That share soon outweighs a mode of low rho, whose c_i is small;
+    "directions" is there for comparison.
 
     Raises:
         ValueError: if the inputs' dimension is not that of the modes; and what `linear_map` raises.
     """
+    units = {"patterns": modes.patterns, "directions": modes.directions}[along]
     weight = linear_map(features, inputs, ridge=ridge).weight
-    if weight.shape[1] != len(modes.directions):
+    if weight.shape[1] != len(units):
         raise ValueError(
-            f"the modes are of {len(modes.directions)} dimensions and the inputs of {weight.shape[1]}: "
+            f"the modes are of {len(units)} dimensions and the inputs of {weight.shape[1]}: "
             "give the inputs the modes were computed from"
         )
-    return np.linalg.norm(weight @ modes.directions, axis=0)
+    return np.linalg.norm(weight @ units, axis=0)
 
 
 def residualised(features: Features, covariates: Features) -> Array:
