@@ -8,13 +8,12 @@ choice is made on scenes (data.seed=1) and a run seed (100) that the reported nu
 """
 
 import argparse
-import json
 import statistics
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+
+from studies import pretrained
 
 from worldmodel.training.checkpoints import write_json
 from worldmodel.training.provenance import provenance
@@ -53,22 +52,10 @@ def run_one(name: str, seed: int, data_seed: int, *, runs: Path, extra: list[str
     """Pretrain one variant in its own process, or take the finished run; the numbers of its final step."""
     slug = "".join(c if c.isalnum() or c in ".-" else "_" for c in name)
     folder = runs / f"{slug}-data{data_seed}-seed{seed}"
-    results = folder / "results.json"
-    if not results.is_file():
-        overrides = [f"run.dir={folder}", f"seed={seed}", f"data.seed={data_seed}", "resume=true"]
-        command = [
-            sys.executable,
-            str(Path(__file__).with_name("pretrain_lidar.py")),
-            *overrides,
-            "trainer.progress=false",
-            *VARIANTS[name],
-            *extra,
-        ]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            print(f"{name}, seed {seed}: failed\n{done.stderr[-2000:]}", flush=True)
-            return {"variant": name, "seed": seed, "failed": done.stderr[-500:]}
-    raw = json.loads(results.read_text())
+    raw = pretrained(folder, [f"seed={seed}", f"data.seed={data_seed}", *VARIANTS[name], *extra])
+    if "failed" in raw:
+        print(f"{name}, seed {seed}: failed\n{raw['failed']}", flush=True)
+        return {"variant": name, "seed": seed, **raw}
     row = {
         "variant": name,
         "seed": seed,
