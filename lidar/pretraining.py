@@ -1,6 +1,7 @@
 """AD-L-JEPA as a task of the training loop: points to voxels, the loss, the health of the representation."""
 
 import copy
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -11,12 +12,16 @@ from lidar.ad_l_jepa import ADLJEPA, Embeddings
 from lidar.batch import PointCloudBatch, VoxelBatch
 from lidar.encoder import SparseEncoder, bev_cells
 from lidar.grid import VoxelGrid
+from lidar.views import common_cells, sensor_views, spread_frames
 from lidar.voxels import voxelize
 from worldmodel.distributed import sum_over_ranks
-from worldmodel.monitors import EmbeddingHealth, EmbeddingMonitor
+from worldmodel.monitors import EmbeddingHealth, EmbeddingMonitor, LDARank, LDASummary
 from worldmodel.nn.batch_norm import recalibrated
 from worldmodel.objectives import Loss, unit
 from worldmodel.protocols import RepresentationCollapse
+
+# Held-out frames and views of each for LDA-rank while training: 1,300 cells and under a second in the small default.
+LDA_FRAMES, LDA_VIEWS = 3, 6
 
 
 class Voxelizer:
@@ -57,11 +62,50 @@ def occupied_features(encoder: SparseEncoder, voxels: VoxelBatch) -> tuple[torch
 
 def encoder_health(encoder: SparseEncoder, batches: Sequence[VoxelBatch]) -> EmbeddingHealth:
     """Health of the L2-normalised features at non-empty cells of full scans, BatchNorm recalibrated on them."""
-    frozen = recalibrated(encoder, batches, lambda module, voxels: module(voxels))
-    monitor = EmbeddingMonitor(encoder.bev_channels)
+    return _frozen_health(_recalibrated(encoder, batches), batches)
+
+
+def cell_groups(
+    frozen: SparseEncoder, batch: PointCloudBatch, *, voxelizer: Voxelizer, views: int
+) -> torch.Tensor:
+    """L2-normalised features [n, Q, C] of the cells of a batch that are occupied in all Q views of it.
+
+    Args:
+        frozen: encoder in eval mode.
+        batch: scans; their views are functions of their seeds (`lidar.views`).
+        voxelizer: points to voxels.
+        views: Q.
+    """
+    dtype = next(frozen.parameters()).dtype
+    encoded = []
+    for view in sensor_views(batch, views=views):
+        features, occupied = occupied_features(frozen, in_precision(voxelizer(view), dtype))
+        encoded.append((unit(features), occupied))
+    return common_cells(encoded)
+
+
+def cell_discriminant(
+    frozen: SparseEncoder, batches: Sequence[PointCloudBatch], *, voxelizer: Voxelizer, views: int
+) -> LDASummary:
+    """LDA-rank and signal with the BEV cells of all scans as classes; NaN without two cells. See `cell_groups`."""
+    groups = [cell_groups(frozen, batch, voxelizer=voxelizer, views=views) for batch in batches]
+    count = sum(len(group) for group in groups)
+    if count < 2:
+        return LDASummary(count=count, rank=math.nan, signal=math.nan)
+    monitor = LDARank(frozen.bev_channels)
+    for group in groups:
+        monitor.update(group)
+    return monitor.compute()
+
+
+def _recalibrated(encoder: SparseEncoder, batches: Sequence[VoxelBatch]) -> SparseEncoder:
+    return recalibrated(encoder, batches, lambda module, voxels: module(voxels))  # type: ignore[return-value]
+
+
+def _frozen_health(frozen: SparseEncoder, batches: Sequence[VoxelBatch]) -> EmbeddingHealth:
+    monitor = EmbeddingMonitor(frozen.bev_channels)
     for voxels in batches:
-        features, _ = occupied_features(frozen, voxels)  # type: ignore[arg-type]
-        monitor.update(unit(features))
+        monitor.update(unit(occupied_features(frozen, voxels)[0]))
     return monitor.compute()
 
 
@@ -119,14 +163,17 @@ class LidarPretraining(nn.Module):
         device, dtype = self.model.mask_token.device, self.model.mask_token.dtype
         whole = self.voxelizer.every_voxel
         voxels = [in_precision(whole(b.to(device)), dtype) for b in batches]
-        health = encoder_health(self.model.encoder, voxels)
+        frozen = _recalibrated(self.model.encoder, voxels)
+        health = _frozen_health(frozen, voxels)
+        frames = spread_frames(batches, LDA_FRAMES).to(device)
+        lda = cell_discriminant(frozen, [frames], voxelizer=whole, views=LDA_VIEWS)
         if self._untrained_health is None:
             self._untrained_health = encoder_health(self.untrained_encoder.to(device, dtype), voxels)
             self.untrained_encoder.cpu().float()
         random = self._untrained_health
         gamma = self.model.encoder.bev_channels**-0.5
         values = {
-            "rankme": health.rankme,
+            **health.as_dict(),
             "rankme_over_random": health.rankme / random.rankme,
             "rankme_centered": health.rankme_centered,
             "rankme_centered_over_random": health.rankme_centered / random.rankme_centered,
@@ -134,6 +181,8 @@ class LidarPretraining(nn.Module):
             "std_over_gamma_random": random.std / gamma,
             "dead_dimensions": health.dead,
             "mean_cosine": health.mean_cosine,
+            "lda_rank": lda.rank,
+            "lda_signal": lda.signal,
             **self._heldout_loss(batches, device),
         }
         if not (health.std / gamma >= self.collapse_std and health.rankme_centered >= self.collapse_rank):

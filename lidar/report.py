@@ -29,10 +29,14 @@ _PANELS = {
     ),
     "held-out prediction error": ("heldout/loss/jepa_m1", "heldout/loss/jepa_m0"),
     "held-out RankMe": ("heldout/rankme", "heldout/rankme_centered"),
+    "held-out LDA-rank": ("heldout/lda_rank",),
+    "held-out LDA signal": ("heldout/lda_signal",),
+    "held-out SIGReg / floor": ("heldout/sigreg_over_floor",),
     "held-out spread": (
         "heldout/std_over_gamma",
         "heldout/std_over_gamma_random",
         "heldout/mean_cosine",
+        "heldout/correlation",
         "heldout/dead_dimensions",
     ),
     "learning rate": ("learning_rate",),
@@ -45,10 +49,15 @@ _HEALTH = {
     "heldout/rankme": "RankMe",
     "heldout/rankme_centered": "RankMe, centred",
     "heldout/rankme_over_random": "RankMe / RankMe of the random encoder",
+    "heldout/participation_ratio": "participation ratio",
+    "heldout/lda_rank": "LDA-rank of cells under sensor noise",
+    "heldout/lda_signal": "LDA signal of the same",
     "heldout/std_over_gamma": "std / gamma",
     "heldout/std_over_gamma_random": "std / gamma of the random encoder",
     "heldout/dead_dimensions": "share of dead dimensions",
     "heldout/mean_cosine": "mean pairwise cosine",
+    "heldout/correlation": "mean absolute correlation of dimensions",
+    "heldout/sigreg_over_floor": "SIGReg of standardised features / that of Gaussian ones",
 }
 
 
@@ -160,7 +169,7 @@ def _health(page: Report, summary: dict[str, Any]) -> None:
         page.paragraph("No held-out frames: nothing was monitored.")
         return
     rows = [
-        (text, f"{summary['first'][name]:.3f}", f"{summary['last'][name]:.3f}")
+        (text, f"{float(summary['first'][name]):.3f}", f"{float(summary['last'][name]):.3f}")
         for name, text in _HEALTH.items()
         if name in summary["first"]
     ]

@@ -1,9 +1,12 @@
 import copy
+import math
 
 import pytest
 import torch
 
-from lidar.pretraining import encoder_health, occupied_features
+from lidar.pretraining import cell_discriminant, cell_groups, encoder_health, occupied_features
+from worldmodel.monitors import lda_rank
+from worldmodel.nn.batch_norm import recalibrated
 from worldmodel.protocols import RepresentationCollapse, Task
 
 from .scenes import SIGREG, batch_of, cloud, tiny_task
@@ -75,3 +78,52 @@ def test_health_does_not_depend_on_how_frames_are_batched():
 
 def test_labels_do_not_occur_in_a_training_batch():
     assert not any("label" in name or "box" in name for name in vars(heldout()[0]))
+
+
+def frozen_encoder(task):
+    voxels = [task.voxelizer(b) for b in heldout()]
+    return recalibrated(task.model.encoder, voxels, lambda module, v: module(v))
+
+
+def test_monitors_hold_the_always_on_set():
+    values = tiny_task().monitors(heldout())
+    spectrum = {"rankme_over_ceiling", "participation_ratio", "stable_rank", "alpha_req"}
+    spread = {"std", "std_min", "std_median", "correlation", "sigreg_over_floor"}
+    assert spectrum | spread | {"lda_rank", "lda_signal"} <= values.keys()
+    assert all(math.isfinite(v) for v in values.values())
+    assert 1 <= values["lda_rank"] <= 16
+    assert values["lda_signal"] > 0
+    assert values["std_min"] <= values["std_median"]
+    assert values["std"] * 4 == pytest.approx(values["std_over_gamma"])
+
+
+def test_cell_groups_are_one_cell_under_other_noise():
+    task = tiny_task()
+    frozen, frame = frozen_encoder(task), heldout()[0]
+    groups = cell_groups(frozen, frame, voxelizer=task.voxelizer, views=5)
+    cells = int(occupied_features(frozen, task.voxelizer(frame))[1].sum())
+    assert groups.shape[1:] == (5, 16)
+    assert 0.3 * cells < len(groups) <= cells
+    norms = groups.norm(dim=2)
+    assert torch.allclose(norms, torch.ones_like(norms), atol=1e-5)
+    within = (groups - groups.mean(1, keepdim=True)).square().mean()
+    assert 0 < within < 0.5 * (groups - groups.mean((0, 1))).square().mean()
+
+
+def test_the_discriminant_pools_the_cells_of_all_frames():
+    task = tiny_task()
+    frozen, frames = frozen_encoder(task), heldout()[:2]
+    summary = cell_discriminant(frozen, frames, voxelizer=task.voxelizer, views=4)
+    groups = [cell_groups(frozen, f, voxelizer=task.voxelizer, views=4) for f in frames]
+    assert summary.count == sum(map(len, groups))
+    assert summary.rank == pytest.approx(lda_rank(torch.cat(groups)), rel=1e-9)
+
+
+def test_without_common_cells_the_discriminant_is_nan():
+    """As with a handful of points: no reason to stop a training run."""
+    task = tiny_task()
+    empty = batch_of([torch.zeros(0, 4)])
+    summary = cell_discriminant(frozen_encoder(task), [empty], voxelizer=task.voxelizer, views=3)
+    assert summary.count == 0
+    assert math.isnan(summary.rank)
+    assert math.isnan(summary.signal)

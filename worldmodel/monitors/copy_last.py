@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from worldmodel.monitors.moments import summed
+from worldmodel.monitors.moments import as_float64, summed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,9 +65,9 @@ class CopyLast:
             raise ValueError(
                 f"expected a bool mask of shape {tuple(target.shape[:-1])}, got {mask.dtype} {tuple(mask.shape)}"
             )
-        goal = target[mask].cpu().double()
-        errors = [(guess[mask].cpu().double() - goal).square().sum() for guess in (prediction, last)]
-        self._sums += torch.stack([*errors, goal.new_tensor(float(len(goal)))])
+        goal = as_float64(target[mask])
+        errors = [(as_float64(guess[mask]) - goal).square().sum() for guess in (prediction, last)]
+        self._sums = self._sums.to(goal.device) + torch.stack([*errors, goal.new_tensor(float(len(goal)))])
 
     def compute(self) -> CopyLastSummary:
         """The ratio over everything seen on all ranks; every rank must call.

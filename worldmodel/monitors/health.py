@@ -101,8 +101,8 @@ class EmbeddingMonitor:
             self._moments.add(rows)
             self._sample.add(rows)
             units = torch.nn.functional.normalize(rows, dim=1)
-            self._unit_sum += units.sum(0).cpu()
-            self._unit_energy += units.square().sum().cpu()
+            self._unit_sum = self._unit_sum.to(units.device) + units.sum(0)
+            self._unit_energy = self._unit_energy.to(units.device) + units.square().sum()
 
     def compute(self) -> EmbeddingHealth:
         """Summary over everything seen on all ranks; every rank must call.

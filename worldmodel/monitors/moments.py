@@ -44,6 +44,12 @@ def agreed_dim(dim: int | None) -> int:
     return int(total / ranks)
 
 
+def as_float64(values: torch.Tensor) -> torch.Tensor:
+    """The values in float64 on their device, or on the CPU from one that has no float64 (Apple's)."""
+    values = values.detach()
+    return (values.cpu() if values.device.type == "mps" else values).double()
+
+
 def float64_rows(
     features: torch.Tensor, *, dim: int | None, mask: torch.Tensor | None
 ) -> Iterator[torch.Tensor]:
@@ -66,7 +72,7 @@ def float64_rows(
         part = rows[start : start + step]
         if mask is not None:
             part = part[mask[start : start + step].to(part.device)]
-        yield (part.cpu() if part.device.type == "mps" else part).double()  # MPS has no float64
+        yield as_float64(part)
 
 
 @dataclass(frozen=True, kw_only=True)
