@@ -46,7 +46,7 @@ def curves(
     }  # fmt: skip
     half = critical_time(**mode)
     span = half.min() * 0.2, critical_time(**mode, fraction=0.995).max() * 1.3
-    times, matrix_times = np.geomspace(*span, 400), np.geomspace(*span, dots)
+    times, matrix_times = np.geomspace(*span, 400).round(4), np.geomspace(*span, dots).round(4)
     run = simulate(
         balanced_weights(objective=objective, depth=depth, dim=len(final), layer_init=layer_init),
         matrix_times,
@@ -57,10 +57,10 @@ def curves(
     )
     matrix = run.energy(np.eye(len(final)))
     return {
-        "times": times.tolist(),
-        "exact": (trajectory(times[:, None], **mode) / final).tolist(),
+        "times": times.tolist(),  # curves are for drawing: six decimals keep the file small
+        "exact": (trajectory(times[:, None], **mode) / final).round(6).tolist(),
         "matrix_times": matrix_times.tolist(),
-        "matrix": (matrix / final).tolist(),
+        "matrix": (matrix / final).round(6).tolist(),
         "half_times": half.tolist(),
         "largest_difference": float(np.abs(matrix - trajectory(matrix_times[:, None], **mode)).max()),
     }
