@@ -17,7 +17,7 @@ class CopyLastSummary:
         error: mean |prediction - target|^2.
         copy_error: mean |last - target|^2, the error of predicting that nothing changes.
         ratio: error / copy_error. 1 is chance; equal errors are 1 also where both are 0 (targets that never change),
-            and an error against a perfect copy is infinite.
+            and an error against a perfect copy is infinite. NaN if a latent was not finite.
     """
 
     count: int
@@ -78,10 +78,12 @@ class CopyLast:
         error, copy_error, count = summed([self._sums])[0].tolist()
         if count < 1:
             raise ValueError("the copy-last baseline was never updated with a position that counts")
-        if copy_error > 0 or math.isnan(error) or math.isnan(copy_error):
-            ratio = error / copy_error if copy_error != 0 else math.nan
+        if not math.isfinite(error + copy_error):
+            ratio = math.nan
+        elif error == copy_error:
+            ratio = 1.0
         else:
-            ratio = 1.0 if error == 0 else math.inf
+            ratio = error / copy_error if copy_error > 0 else math.inf
         return CopyLastSummary(
             count=int(count), error=error / count, copy_error=copy_error / count, ratio=ratio
         )

@@ -1,33 +1,23 @@
-"""RankMe and its neighbours against closed forms, against one SVD, and over two processes."""
+"""The health of a representation in one call, against direct computations and over two processes."""
 
 import math
-from collections.abc import Callable
 from dataclasses import asdict
 
 import pytest
 import torch
 
+from tests.worldmodel.monitors.samples import gaussian, svd_rankme, with_singular_values
 from tests.worldmodel.two_processes import TwoProcesses
-from worldmodel.monitors import EmbeddingHealth, EmbeddingMonitor, effective_rank, rankme
-
-
-def with_singular_values(values: torch.Tensor, *, rows: int, seed: int = 0) -> torch.Tensor:
-    """A matrix [rows, K] with these singular values and random singular vectors."""
-    k, generator = len(values), torch.Generator().manual_seed(seed)
-    left = torch.linalg.qr(torch.randn(rows, k, generator=generator, dtype=torch.float64))[0]
-    right = torch.linalg.qr(torch.randn(k, k, generator=generator, dtype=torch.float64))[0]
-    return left * values.double() @ right
-
-
-def gaussian(rows: int, dim: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(rows, dim, generator=torch.Generator().manual_seed(seed))
-
-
-def svd_rankme(z: torch.Tensor) -> float:
-    """By the definition, from singular values."""
-    s = torch.linalg.svdvals(z.double())
-    p = s / s.sum()
-    return float(torch.special.entr(p).sum().exp())
+from worldmodel.monitors import (
+    EmbeddingHealth,
+    EmbeddingMonitor,
+    LDARank,
+    lda_rank,
+    rankme,
+    representation_health,
+)
+from worldmodel.monitors.health import SIGREG_ROWS, SIGREG_SLICES
+from worldmodel.regularizers import SIGReg
 
 
 def health(z: torch.Tensor, *, chunk: int = 64, gamma: float | None = None) -> EmbeddingHealth:
@@ -37,67 +27,23 @@ def health(z: torch.Tensor, *, chunk: int = 64, gamma: float | None = None) -> E
     return monitor.compute()
 
 
-@pytest.mark.parametrize(
-    ("values", "expected"),
-    [
-        (torch.full((64,), 3.7), 64.0),
-        (torch.tensor([3.0, 2.0, 1.0]), 2.74946),
-        (torch.tensor([4.0, 1.0]), 1.64938),
-        (0.5 ** torch.arange(512.0), 4.0),
-        (0.9 ** torch.arange(512.0), 25.8117),
-        (torch.arange(1.0, 513) ** -0.5, 409.555),
-        (torch.arange(1.0, 513) ** -1.0, 117.231),
-        (torch.arange(1.0, 513) ** -2.0, 5.0561),
-    ],
-)
-def test_golden_values(values: torch.Tensor, expected: float) -> None:
-    z = with_singular_values(values, rows=len(values) + 8)
-    assert rankme(z) == pytest.approx(expected, rel=1e-4)
-    assert effective_rank(values.double().square()) == pytest.approx(expected, rel=1e-4)
-
-
-def test_slow_geometric_spectrum() -> None:
-    assert effective_rank((0.99 ** torch.arange(4000.0).double()).square()) == pytest.approx(
-        270.468, rel=1e-4
-    )
-
-
-def test_rank_eight_in_2048_dimensions_reads_eight() -> None:
-    """An epsilon of 1e-5 in the entropy would read 10.1."""
-    values = torch.cat([torch.ones(8), torch.zeros(2040)]).double()
-    assert effective_rank(values + 1e-16) == pytest.approx(8.0, abs=1e-9)  # rounding as eigvalsh leaves it
-    z = gaussian(400, 8).double() @ torch.linalg.qr(gaussian(512, 8, seed=1).double())[0].T
-    assert rankme(z) == pytest.approx(8.0, abs=0.05)
-
-
-@pytest.mark.parametrize(("ratio", "expected"), [(1, 0.806), (2, 0.9261), (4, 0.9662), (10, 0.9871)])
-def test_isotropic_data_follow_marchenko_pastur(ratio: int, expected: float) -> None:
-    assert rankme(gaussian(256 * ratio, 256)) / 256 == pytest.approx(expected, rel=0.01)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda z: z * 7.5,
-        lambda z: z @ torch.linalg.qr(gaussian(16, 16, seed=3).double())[0],
-        lambda z: torch.linalg.qr(gaussian(90, 90, seed=3).double())[0] @ z,
-        lambda z: torch.cat([z, z]),
-    ],
-    ids=["scale", "right rotation", "left rotation", "duplication"],
-)
-def test_invariance(change: Callable[[torch.Tensor], torch.Tensor]) -> None:
-    z = gaussian(90, 16).double() * torch.linspace(0.1, 2, 16)
-    assert rankme(change(z)) == pytest.approx(rankme(z), rel=1e-9)
-
-
 @pytest.mark.parametrize("chunk", [1, 7, 200])
 def test_streaming_equals_one_batch(chunk: int) -> None:
     z = gaussian(200, 24).double() * torch.logspace(0, -3, 24) + 0.3
     summary = health(z, chunk=chunk)
     assert summary.count == 200
-    assert summary.rankme == pytest.approx(svd_rankme(z), rel=1e-6)
-    assert summary.rankme_centered == pytest.approx(svd_rankme(z - z.mean(0)), rel=1e-6)
+    assert summary.rankme == pytest.approx(svd_rankme(z), rel=1e-9)
+    assert summary.rankme_centered == pytest.approx(svd_rankme(z - z.mean(0)), rel=1e-9)
     assert summary.std == pytest.approx(float(z.std(0).mean()), rel=1e-9)
+    assert summary.std_min == pytest.approx(float(z.std(0).min()), rel=1e-9)
+    assert summary.std_median == pytest.approx(float(z.std(0).quantile(0.5)), rel=1e-9)
+    correlation = torch.corrcoef(z.T).abs()
+    assert summary.correlation == pytest.approx(float(correlation.sum() - 24) / (24 * 23), rel=1e-9)
+    standardised = (z - z.mean(0)) / z.std(0)
+    sigreg = SIGReg(num_slices=SIGREG_SLICES)  # fewer rows than the sample takes: all of them
+    assert summary.sigreg_over_floor == pytest.approx(
+        float(sigreg(standardised, step=0)) / sigreg.floor, rel=1e-9
+    )
 
 
 def test_an_offset_moves_rankme_and_not_its_centred_version() -> None:
@@ -168,11 +114,47 @@ def test_dead_share() -> None:
     assert health(z, gamma=0.01).dead == 0.0
 
 
-def test_masked_out_rows_never_enter_by_design() -> None:
-    z = gaussian(50, 4)
+def test_masked_rows_of_garbage_change_nothing() -> None:
+    z = gaussian(50, 8)
     keep = torch.arange(50) % 3 > 0
-    spoilt = torch.where(keep.unsqueeze(1), z, torch.nan)
-    assert health(spoilt[keep]) == health(z[keep])
+    monitor = EmbeddingMonitor(8)
+    monitor.update(torch.where(keep.unsqueeze(1), z, torch.nan), keep)
+    assert asdict(monitor.compute()) == pytest.approx(asdict(health(z[keep])), rel=1e-12)
+
+
+def test_correlation_leaves_constant_dimensions_out() -> None:
+    z = gaussian(500, 6)
+    z[:, 3] = z[:, 2]
+    live = torch.corrcoef(z.T).abs()
+    z = torch.cat([z, torch.full((500, 2), 7.0)], dim=1)
+    assert health(z).correlation == pytest.approx(float(live.sum() - 6) / 30, rel=1e-4)
+    z[:, 1:] = 7.0
+    assert health(z).correlation == 0.0
+
+
+def test_sigreg_over_floor_tells_gaussian_features_from_others() -> None:
+    z = gaussian(20_000, 16) * torch.linspace(0.1, 3, 16) + 4
+    assert health(z, chunk=4096).sigreg_over_floor == pytest.approx(1, abs=0.25)
+    two_lumps = torch.where(gaussian(20_000, 1, seed=1) > 0, z, -z)
+    assert health(two_lumps, chunk=4096).sigreg_over_floor > 3
+    assert health(z[:, :1].expand(-1, 16), chunk=4096).sigreg_over_floor > 3
+
+
+def test_representation_health_is_what_a_task_returns() -> None:
+    groups = gaussian(100, 1, 8) + 0.5 * gaussian(100, 4, 8, seed=1)
+    features = groups.flatten(0, 1)
+    values = representation_health(features, groups)
+    summary = LDARank(8)
+    summary.update(groups)
+    assert values["lda_rank"] == lda_rank(groups)
+    assert values["lda_signal"] == summary.compute().signal
+    assert values["rankme"] == pytest.approx(rankme(features), rel=1e-9)
+    assert values["dead_dimensions"] == 0
+    assert all(isinstance(value, float) for value in values.values())
+    assert values.keys() - {"lda_rank", "lda_signal"} == representation_health(features).keys()
+    keep = torch.arange(400) < 300
+    masked = representation_health(features, mask=keep)
+    assert masked == pytest.approx(representation_health(features[:300]), rel=1e-9)
 
 
 def test_errors() -> None:
@@ -193,4 +175,12 @@ def test_over_two_processes(two_processes: TwoProcesses, sizes: tuple[int, int])
     z = gaussian(60, 8).double() + 0.2
     expected = asdict(health(z))
     for summary in two_processes.run(_health_on_rank, list(z.split(list(sizes)))):
-        assert summary == pytest.approx(expected, rel=1e-12)
+        assert summary == pytest.approx(expected, rel=1e-10)
+
+
+def test_the_gaussian_sample_over_two_processes(two_processes: TwoProcesses) -> None:
+    """More vectors than the SIGReg statistic takes: both ranks choose the same ones."""
+    z = gaussian(3 * SIGREG_ROWS, 8).double() ** 3
+    expected = health(z, chunk=100).sigreg_over_floor
+    for summary in two_processes.run(_health_on_rank, list(z.split([200, 3 * SIGREG_ROWS - 200]))):
+        assert summary["sigreg_over_floor"] == pytest.approx(expected, rel=1e-10)
