@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy.stats import kendalltau
+
+from worldmodel.rank_correlation import RankCorrelation, rank_correlation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -11,18 +13,15 @@ class Selector:
     """A label-free score over the runs of one sweep, held against their labelled score.
 
     Attributes:
-        spearman, kendall: rank correlations with the labelled score; NaN if either is constant.
-        interval: 95 % percentile bootstrap interval of spearman over runs.
-        p_value: two-sided permutation test of spearman = 0.
+        spearman: with the labelled score; positive if the score orders the runs rightly.
+        kendall: the same as Kendall's tau.
         chosen: index of the run the score picks.
         loss: labelled score of the best run minus that of the chosen one: what choosing without labels costs.
         random_loss: the same for a run picked at random, on average; a selector above it is worse than none.
     """
 
-    spearman: float
+    spearman: RankCorrelation
     kendall: float
-    interval: tuple[float, float]
-    p_value: float
     chosen: int
     loss: float
     random_loss: float
@@ -33,7 +32,7 @@ def judge(
     labelled: np.ndarray,
     *,
     higher_is_better: bool = True,
-    draws: int = 2000,
+    resamples: int = 2000,
     seed: int = 0,
 ) -> Selector:
     """Judge a label-free score of n runs by their labelled score, higher being better.
@@ -44,7 +43,7 @@ def judge(
         score: [n] label-free score.
         labelled: [n] e.g. accuracy of a frozen probe.
         higher_is_better: of `score`; False for losses and SIGReg.
-        draws: of the bootstrap and of the permutation test.
+        resamples: of the permutation test and of the bootstrap.
         seed: of both.
 
     Raises:
@@ -56,25 +55,11 @@ def judge(
     if not (np.isfinite(s).all() and np.isfinite(y).all()):
         raise ValueError("a score is not finite: leave collapsed runs out, and say so")
     s = s if higher_is_better else -s
-    rng = np.random.default_rng(seed)
-    rho = spearman(s, y)
-    again = [spearman(s[i], y[i]) for i in rng.integers(len(s), size=(draws, len(s)))]
-    low, high = np.nanpercentile(again, (2.5, 97.5)) if np.isfinite(rho) else (np.nan, np.nan)
-    shuffled = np.array([spearman(rng.permutation(s), y) for _ in range(draws)])
     chosen = int(np.argmax(s))
     return Selector(
-        spearman=rho,
-        kendall=float(stats.kendalltau(s, y).statistic) if np.isfinite(rho) else float("nan"),
-        interval=(float(low), float(high)),
-        p_value=float((1 + np.sum(np.abs(shuffled) >= abs(rho) - 1e-12)) / (1 + draws)),
+        spearman=rank_correlation(s, y, resamples=resamples, generator=np.random.default_rng(seed)),
+        kendall=float(kendalltau(s, y).statistic),
         chosen=chosen,
         loss=float(y.max() - y[chosen]),
         random_loss=float(y.max() - y.mean()),
     )
-
-
-def spearman(a: np.ndarray, b: np.ndarray) -> float:
-    """Correlation of the ranks of a and b [n], ties sharing their mean rank; NaN if either is constant."""
-    ranks = [stats.rankdata(v) - (len(v) + 1) / 2 for v in (a, b)]
-    norm = np.linalg.norm(ranks[0]) * np.linalg.norm(ranks[1])
-    return float(ranks[0] @ ranks[1] / norm) if norm > 0 else float("nan")

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from worldmodel.model_selection import judge, spearman
+from worldmodel.model_selection import judge
+from worldmodel.rank_correlation import spearman
 
 
 def test_spearman_is_scipys_with_and_without_ties() -> None:
@@ -22,31 +23,33 @@ def test_spearman_is_scipys_with_and_without_ties() -> None:
 def test_a_perfect_selector_and_its_opposite() -> None:
     labelled = np.array([0.1, 0.4, 0.2, 0.3, 0.25, 0.15])
     perfect = judge(np.exp(labelled), labelled)
-    assert (perfect.spearman, perfect.kendall, perfect.chosen, perfect.loss) == (
+    assert (perfect.spearman.value, perfect.kendall, perfect.chosen, perfect.loss) == (
         pytest.approx(1.0),
         pytest.approx(1.0),
         1,
         0.0,
     )
-    assert perfect.p_value < 0.02
-    assert perfect.interval[0] > 0.8
+    assert perfect.spearman.p_value < 0.02
+    assert perfect.spearman.low > 0.8
     worst = judge(np.exp(labelled), labelled, higher_is_better=False)
-    assert worst.spearman == pytest.approx(-1.0)
+    assert worst.spearman.value == pytest.approx(-1.0)
     assert worst.loss == pytest.approx(0.3)
     assert worst.random_loss == pytest.approx(0.4 - labelled.mean())
 
 
 def test_the_permutation_p_value_of_noise_is_uniform() -> None:
     rng = np.random.default_rng(1)
-    values = [judge(rng.normal(size=9), rng.normal(size=9), draws=100).p_value for _ in range(200)]
+    values = [
+        judge(rng.normal(size=9), rng.normal(size=9), resamples=100).spearman.p_value for _ in range(200)
+    ]
     assert 0.01 < np.mean(np.array(values) < 0.1) < 0.2
     assert 0.4 < np.mean(values) < 0.6
 
 
 def test_a_constant_score_says_nothing() -> None:
     result = judge(np.ones(5), np.arange(5.0))
-    assert math.isnan(result.spearman)
-    assert math.isnan(result.interval[0])
+    assert math.isnan(result.spearman.value)
+    assert math.isnan(result.spearman.low)
 
 
 def test_errors() -> None:

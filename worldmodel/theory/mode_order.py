@@ -18,25 +18,9 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import rankdata
 
+from worldmodel.rank_correlation import RankCorrelation, rank_correlation
 from worldmodel.theory.mode_diagnostic import Array, Modes
-
-
-@dataclass(frozen=True, kw_only=True)
-class RankCorrelation:
-    """Spearman's rank correlation over modes.
-
-    Attributes:
-        value: -1 to 1; NaN with fewer than three modes or where one side is constant.
-        p_value: two-sided, by random permutations of the modes.
-        low, high: 95 % percentile interval, by resampling the modes.
-    """
-
-    value: float
-    p_value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,29 +112,12 @@ def mode_report(
     rho, covariance = modes.regression[kept], modes.covariance[kept]
     generator = np.random.default_rng(seed)
     return ModeReport(
-        with_regression=_spearman(late, rho, resamples, generator),
-        with_covariance=_spearman(late, covariance, resamples, generator),
-        covariance_with_regression=_spearman(covariance, rho, resamples, generator),
+        with_regression=rank_correlation(late, rho, resamples=resamples, generator=generator),
+        with_covariance=rank_correlation(late, covariance, resamples=resamples, generator=generator),
+        covariance_with_regression=rank_correlation(
+            covariance, rho, resamples=resamples, generator=generator
+        ),
         order=times,
         compared=int(kept.sum()),
         unmoved=int(still.sum()),
     )
-
-
-def _spearman(a: Array, b: Array, resamples: int, generator: np.random.Generator) -> RankCorrelation:
-    value = float(_rank_correlation(a, b)) if len(a) >= 3 else float("nan")
-    if np.isnan(value):
-        return RankCorrelation(value=value, p_value=value, low=value, high=value)
-    shuffled = generator.permuted(np.tile(a, (resamples, 1)), axis=1)
-    as_extreme = np.abs(_rank_correlation(shuffled, b)) >= abs(value) - 1e-12
-    drawn = generator.integers(len(a), size=(resamples, len(a)))
-    low, high = np.nanpercentile(_rank_correlation(a[drawn], b[drawn]), [2.5, 97.5])
-    p_value = (1 + int(as_extreme.sum())) / (1 + resamples)
-    return RankCorrelation(value=value, p_value=p_value, low=float(low), high=float(high))
-
-
-def _rank_correlation(a: Array, b: Array) -> Array:
-    """Pearson correlation of the mid-ranks along the last axis; NaN where one side is constant."""
-    a, b = (rankdata(v, axis=-1) - (v.shape[-1] + 1) / 2 for v in (a, b))
-    product, norm = (a * b).sum(-1), np.sqrt((a * a).sum(-1) * (b * b).sum(-1))
-    return np.where(norm > 0, product / np.where(norm > 0, norm, 1.0), np.nan)
