@@ -62,7 +62,7 @@ def occupied_features(encoder: SparseEncoder, voxels: VoxelBatch) -> tuple[torch
 
 def encoder_health(encoder: SparseEncoder, batches: Sequence[VoxelBatch]) -> EmbeddingHealth:
     """Health of the L2-normalised features at non-empty cells of full scans, BatchNorm recalibrated on them."""
-    return _frozen_health(_recalibrated(encoder, batches), batches)
+    return _frozen_health(recalibrated_encoder(encoder, batches), batches)
 
 
 def cell_groups(
@@ -98,7 +98,8 @@ def cell_discriminant(
     return monitor.compute()
 
 
-def _recalibrated(encoder: SparseEncoder, batches: Sequence[VoxelBatch]) -> SparseEncoder:
+def recalibrated_encoder(encoder: SparseEncoder, batches: Sequence[VoxelBatch]) -> SparseEncoder:
+    """A frozen copy of the encoder with the BatchNorm statistics of full scans."""
     return recalibrated(encoder, batches, lambda module, voxels: module(voxels))  # type: ignore[return-value]
 
 
@@ -163,7 +164,7 @@ class LidarPretraining(nn.Module):
         device, dtype = self.model.mask_token.device, self.model.mask_token.dtype
         whole = self.voxelizer.every_voxel
         voxels = [in_precision(whole(b.to(device)), dtype) for b in batches]
-        frozen = _recalibrated(self.model.encoder, voxels)
+        frozen = recalibrated_encoder(self.model.encoder, voxels)
         health = _frozen_health(frozen, voxels)
         frames = spread_frames(batches, LDA_FRAMES).to(device)
         lda = cell_discriminant(frozen, [frames], voxelizer=whole, views=LDA_VIEWS)

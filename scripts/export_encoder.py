@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from pretraining_data import data_checks, pretraining_data
+from runs import locate, run_settings
 from settings import USER_ERRORS, encoder_config
 
 from lidar.batch import PointCloudBatch, VoxelBatch
@@ -30,36 +31,8 @@ from worldmodel.nn.batch_norm import recalibrated
 from worldmodel.training import RunFolder
 from worldmodel.training.checkpoints import load_checkpoint, write_json
 from worldmodel.training.provenance import provenance
-from worldmodel.training.run_folder import RunFolderError
 
 VOXEL_BACKBONE_8X = (16, 32, 64, 64, 128)
-
-
-def locate(path: Path) -> tuple[RunFolder, Path]:
-    """The run folder and the checkpoint that a path names: a run, whose newest checkpoint is meant, or a checkpoint."""
-    if (path / "state.json").is_file():
-        return RunFolder(path.parent.parent), path
-    run = RunFolder(path)
-    checkpoint = run.latest_checkpoint()
-    if checkpoint is None:
-        raise RunFolderError(
-            f"{path} holds no checkpoint: name a run folder or one of its checkpoints/step_*"
-        )
-    return run, checkpoint
-
-
-def run_settings(run: RunFolder) -> dict[str, Any]:
-    """config.json of a pretraining run."""
-    try:
-        settings = json.loads(run.config.read_text())
-        encoder_config(settings)
-    except FileNotFoundError:
-        raise RunFolderError(f"{run.path} holds no config.json: it is not the folder of a run") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise RunFolderError(
-            f"{run.config} does not describe a pretraining run of this version ({type(error).__name__}: {error})"
-        ) from error
-    return settings
 
 
 def full_clouds(

@@ -4,9 +4,14 @@ import math
 import pytest
 import torch
 
-from lidar.pretraining import cell_discriminant, cell_groups, encoder_health, occupied_features
+from lidar.pretraining import (
+    cell_discriminant,
+    cell_groups,
+    encoder_health,
+    occupied_features,
+    recalibrated_encoder,
+)
 from worldmodel.monitors import lda_rank
-from worldmodel.nn.batch_norm import recalibrated
 from worldmodel.protocols import RepresentationCollapse, Task
 
 from .scenes import SIGREG, batch_of, cloud, tiny_task
@@ -81,8 +86,7 @@ def test_labels_do_not_occur_in_a_training_batch():
 
 
 def frozen_encoder(task):
-    voxels = [task.voxelizer(b) for b in heldout()]
-    return recalibrated(task.model.encoder, voxels, lambda module, v: module(v))
+    return recalibrated_encoder(task.model.encoder, [task.voxelizer(b) for b in heldout()])
 
 
 def test_monitors_hold_the_always_on_set():

@@ -1,0 +1,211 @@
+"""Rank and spectrum of features: RankMe, its relatives and LDA-rank, as a table and a figure.
+
+python scripts/rank_features.py features.npy                          one row; [N, D], or [N, Q, D] with views
+python scripts/rank_features.py a.safetensors b.npz --key encoder     several files, one tensor of each
+python scripts/rank_features.py runs/pretrain_lidar/NAME --json r.json
+                                                                      a run (or one of its checkpoints/step_*): its
+                                                                      encoder and the untrained one on held-out frames
+"""
+
+import argparse
+import math
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from feature_files import SUFFIXES, open_features
+from pretraining_data import data_checks, pretraining_data
+from runs import load_task, locate, run_settings
+from settings import USER_ERRORS
+
+from lidar.experiment import checked, heldout_batches
+from lidar.pretraining import (
+    LDA_FRAMES,
+    LDA_VIEWS,
+    cell_discriminant,
+    occupied_features,
+    recalibrated_encoder,
+)
+from lidar.views import spread_frames
+from worldmodel.distributed import resolve_device
+from worldmodel.monitors import LDARank, LDASummary, RankMe, RankSummary
+from worldmodel.objectives import unit
+from worldmodel.training.checkpoints import write_json
+from worldmodel.training.provenance import provenance
+
+COLUMNS = (
+    "input", "N", "K", "RankMe", "centred", "/K", "/ceiling", "part. ratio", "stable rank", "alpha-ReQ",
+    "LDA-rank", "LDA signal",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One input: its spectrum, and the discriminant of its views if it has any."""
+
+    name: str
+    rank: RankSummary
+    lda: LDASummary | None
+
+    def cells(self) -> list[str]:
+        """The table's row."""
+        r = self.rank
+        numbers = [f"{r.rankme:.2f}", f"{r.rankme_centered:.2f}", f"{r.rankme_over_k:.4f}"]
+        numbers += [f"{r.rankme_over_ceiling:.4f}", f"{r.participation_ratio:.2f}", f"{r.stable_rank:.2f}"]
+        numbers += ["-" if math.isnan(r.alpha_req) else f"{r.alpha_req:.2f}"]
+        lda = ["-", "-"] if self.lda is None else [f"{self.lda.rank:.2f}", f"{self.lda.signal:.4g}"]
+        return [self.name, str(r.count), str(r.dim), *numbers, *lda]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values; what is undefined is null."""
+        lda = self.lda
+        values: dict[str, float | None] = {
+            **self.rank.as_dict(),
+            "lda_rank": lda.rank if lda else None,
+            "lda_signal": lda.signal if lda else None,
+        }
+        return {
+            "input": self.name,
+            "count": self.rank.count,
+            "dim": self.rank.dim,
+            **{k: None if v is None or math.isnan(v) else v for k, v in values.items()},
+            "warning": self.rank.warning,
+            "eigenvalues": self.rank.eigenvalues.tolist(),
+            "eigenvalues_centered": self.rank.eigenvalues_centered.tolist(),
+        }
+
+
+def rank_blocks(name: str, blocks: Iterable[torch.Tensor], *, device: torch.device) -> Row:
+    """Rank features that come in blocks [n, D] or [n, Q, D]; views count as samples for the spectrum."""
+    rank, lda, groups = RankMe(), LDARank(), 0
+    for block in blocks:
+        block = block.to(device)
+        if block.ndim == 3 and block.shape[1] > 1:
+            lda.update(block)
+            groups += len(block)
+        rank.update(block.flatten(0, -2))
+    return Row(name=name, rank=rank.summary(), lda=lda.compute() if groups > 1 else None)
+
+
+@torch.no_grad()
+def rank_run(path: Path, *, data_root: str | None) -> list[Row]:
+    """The encoder of a run and the untrained one of its seed, as the monitors see them while training.
+
+    Features are those of non-empty BEV cells of the held-out frames, L2-normalised, with BatchNorm recalibrated on
+    these frames; the views of a cell are the frame under sensor noise.
+
+    Args:
+        path: run folder or one checkpoint.
+        data_root: in place of the run's data.root.
+
+    Raises:
+        ValueError: if the run held no frames out.
+    """
+    run, checkpoint = locate(path)
+    settings = run_settings(run)
+    if data_root is not None:
+        settings["data"]["root"] = data_root
+    task = load_task(settings, checkpoint)
+    point_range, checks = task.voxelizer.grid.point_range, data_checks(settings["data"])
+    data = checked(pretraining_data(settings["data"], progress=True), checks, point_range, progress=False)
+    frames = settings["trainer"]["heldout_frames"]
+    batches = heldout_batches(data, point_range, frames=frames, batch_size=4, on_error=checks.on_error)
+    if not batches:
+        raise ValueError(f"{path}: the run held no frames out, there is nothing to encode")
+    whole = task.voxelizer.every_voxel
+    voxels = [whole(batch) for batch in batches]
+    views = spread_frames(batches, LDA_FRAMES)
+    rows = []
+    for name, encoder in ((str(path), task.model.encoder), (f"{path}, untrained", task.untrained_encoder)):
+        frozen = recalibrated_encoder(encoder, voxels)
+        monitor = RankMe()
+        for batch in voxels:
+            monitor.update(unit(occupied_features(frozen, batch)[0]))
+        lda = cell_discriminant(frozen, [views], voxelizer=whole, views=LDA_VIEWS)
+        rows.append(Row(name=name, rank=monitor.summary(), lda=None if math.isnan(lda.rank) else lda))
+    return rows
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Aligned columns, then warnings."""
+    lines = [list(COLUMNS), *(row.cells() for row in rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(COLUMNS))]
+    text = [
+        "  ".join(
+            c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in lines
+    ]
+    text += [f"warning: {row.name}: {row.rank.warning}" for row in rows if row.rank.warning]
+    return "\n".join(text)
+
+
+def spectrum_figure(rows: Sequence[Row], path: Path) -> None:
+    """Eigenvalues of the covariance as shares of the variance, log-log, one line for each input."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
+    for row in rows:
+        values = row.rank.eigenvalues_centered
+        values = values[values > 0]
+        index = range(1, len(values) + 1)
+        label = f"{row.name} (RankMe {row.rank.rankme:.1f} of {row.rank.dim})"
+        axes.loglog(index, values / values.sum(), label=label, lw=1.4, marker="." if len(values) < 20 else "")
+    axes.set(xlabel="index", ylabel="share of the variance", title="Spectrum of the covariance")
+    axes.grid(alpha=0.3, which="both")
+    axes.legend(fontsize=8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parse the command line, rank every input, print the table and write the figure."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "inputs",
+        type=Path,
+        nargs="+",
+        metavar="INPUT",
+        help=f"{', '.join(SUFFIXES)}, run folder or checkpoint",
+    )
+    parser.add_argument(
+        "--key", metavar="NAME", help="tensor of .npz and .safetensors files that hold several"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("rank_features.png"), help="spectrum figure (default %(default)s)"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write numbers and spectra there too")
+    parser.add_argument("--data", metavar="DIR", help="data of the runs, in place of their data.root")
+    parser.add_argument("--device", default="auto", help="where files are summed up: auto, cpu, cuda")
+    arguments = parser.parse_args(argv)
+    if arguments.out.suffix != ".png":
+        parser.error(f"--out is a .png file, got {arguments.out}")
+    rows: list[Row] = []
+    try:
+        device = resolve_device(arguments.device)
+        for path in arguments.inputs:
+            if path.is_dir():
+                rows += rank_run(path, data_root=arguments.data)
+            else:
+                file = open_features(path, key=arguments.key)
+                rows.append(rank_blocks(file.name, file.blocks(), device=device))
+        spectrum_figure(rows, arguments.out)
+        if arguments.json:
+            arguments.json.parent.mkdir(parents=True, exist_ok=True)
+            write_json(arguments.json, {"rows": [row.as_dict() for row in rows], **provenance()})
+    except USER_ERRORS as error:
+        sys.exit(f"error: {error}")
+    print(f"{table(rows)}\nspectrum: {arguments.out}")
+
+
+if __name__ == "__main__":
+    main()
