@@ -150,16 +150,17 @@ def spectrum_figure(rows: Sequence[Row], path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
+    figure, axes = plt.subplots(figsize=(6.4, 4.2 + 0.25 * len(rows)), layout="constrained")
     for row in rows:
         values = row.rank.eigenvalues_centered
         values = values[values > 0]
         index = range(1, len(values) + 1)
-        label = f"{row.name} (RankMe {row.rank.rankme:.1f} of {row.rank.dim})"
+        name = row.name if len(row.name) <= 60 else f"...{row.name[-57:]}"
+        label = f"{name} (RankMe {row.rank.rankme:.1f} of {row.rank.dim})"
         axes.loglog(index, values / values.sum(), label=label, lw=1.4, marker="." if len(values) < 20 else "")
     axes.set(xlabel="index", ylabel="share of the variance", title="Spectrum of the covariance")
     axes.grid(alpha=0.3, which="both")
-    axes.legend(fontsize=8)
+    figure.legend(loc="outside lower center", fontsize=8, ncols=1)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
     plt.close(figure)
