@@ -3,8 +3,8 @@
 from typing import Any, TypedDict
 
 import numpy as np
-from scipy.stats import spearmanr
 
+from worldmodel.rank_correlation import spearman
 from worldmodel.theory.deep_linear import (
     Array,
     Objective,
@@ -46,7 +46,7 @@ def curves(
     }  # fmt: skip
     half = critical_time(**mode)
     span = half.min() * 0.2, critical_time(**mode, fraction=0.995).max() * 1.3
-    times, matrix_times = np.geomspace(*span, 400).round(4), np.geomspace(*span, dots).round(4)
+    times, matrix_times = np.geomspace(*span, 400), np.geomspace(*span, dots)
     run = simulate(
         balanced_weights(objective=objective, depth=depth, dim=len(final), layer_init=layer_init),
         matrix_times,
@@ -57,10 +57,10 @@ def curves(
     )
     matrix = run.energy(np.eye(len(final)))
     return {
-        "times": times.tolist(),  # curves are for drawing: six decimals keep the file small
-        "exact": (trajectory(times[:, None], **mode) / final).round(6).tolist(),
+        "times": times.tolist(),
+        "exact": (trajectory(times[:, None], **mode) / final).tolist(),
         "matrix_times": matrix_times.tolist(),
-        "matrix": (matrix / final).round(6).tolist(),
+        "matrix": (matrix / final).tolist(),
         "half_times": half.tolist(),
         "largest_difference": float(np.abs(matrix - trajectory(matrix_times[:, None], **mode)).max()),
     }
@@ -90,7 +90,7 @@ def rank_correlations(
     times = half_times(depths=depths, covariance=covariance, regression=regression, layer_init=layer_init)
     return {
         o: {
-            name: [float(spearmanr(-np.array(t), values).statistic) for t in times[o]]
+            name: [float(spearman(-np.array(t), values)) for t in times[o]]
             for name, values in (("covariance", covariance), ("regression", regression))
         }
         for o in OBJECTIVES
