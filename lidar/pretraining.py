@@ -176,12 +176,9 @@ class LidarPretraining(nn.Module):
         values = {
             **health.as_dict(),
             "rankme_over_random": health.rankme / random.rankme,
-            "rankme_centered": health.rankme_centered,
             "rankme_centered_over_random": health.rankme_centered / random.rankme_centered,
             "std_over_gamma": health.std / gamma,
             "std_over_gamma_random": random.std / gamma,
-            "dead_dimensions": health.dead,
-            "mean_cosine": health.mean_cosine,
             "lda_rank": lda.rank,
             "lda_signal": lda.signal,
             **self._heldout_loss(batches, device),
