@@ -2,7 +2,8 @@
 
 import copy
 import math
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -60,9 +61,23 @@ def occupied_features(encoder: SparseEncoder, voxels: VoxelBatch) -> tuple[torch
     return encoder(voxels).permute(0, 2, 3, 1)[occupied].float(), occupied
 
 
+def unit_features(frozen: SparseEncoder, batches: Iterable[VoxelBatch]) -> Iterator[torch.Tensor]:
+    """L2-normalised features [n, C] of the non-empty cells, batch by batch: what the monitors look at."""
+    for voxels in batches:
+        yield unit(occupied_features(frozen, voxels)[0])
+
+
+def frozen_health(frozen: SparseEncoder, batches: Iterable[VoxelBatch]) -> EmbeddingHealth:
+    """Health of the unit features of a frozen encoder."""
+    monitor = EmbeddingMonitor(frozen.bev_channels)
+    for features in unit_features(frozen, batches):
+        monitor.update(features)
+    return monitor.compute()
+
+
 def encoder_health(encoder: SparseEncoder, batches: Sequence[VoxelBatch]) -> EmbeddingHealth:
     """Health of the L2-normalised features at non-empty cells of full scans, BatchNorm recalibrated on them."""
-    return _frozen_health(recalibrated_encoder(encoder, batches), batches)
+    return frozen_health(recalibrated_encoder(encoder, batches), batches)
 
 
 def cell_groups(
@@ -85,29 +100,26 @@ def cell_groups(
 
 
 def cell_discriminant(
-    frozen: SparseEncoder, batches: Sequence[PointCloudBatch], *, voxelizer: Voxelizer, views: int
+    frozen: SparseEncoder,
+    batches: Sequence[PointCloudBatch],
+    *,
+    voxelizer: Voxelizer,
+    frames: int = LDA_FRAMES,
+    views: int = LDA_VIEWS,
 ) -> LDASummary:
-    """LDA-rank and signal with the BEV cells of all scans as classes; NaN without two cells. See `cell_groups`."""
-    groups = [cell_groups(frozen, batch, voxelizer=voxelizer, views=views) for batch in batches]
-    count = sum(len(group) for group in groups)
-    if count < 2:
-        return LDASummary(count=count, rank=math.nan, signal=math.nan)
+    """LDA-rank with BEV cells as classes, of some evenly spaced scans; NaN without two cells. See `cell_groups`."""
+    chosen = spread_frames(batches, frames).to(next(frozen.parameters()).device)
+    groups = cell_groups(frozen, chosen, voxelizer=voxelizer, views=views)
+    if len(groups) < 2:
+        return LDASummary(count=len(groups), rank=math.nan, signal=math.nan)
     monitor = LDARank(frozen.bev_channels)
-    for group in groups:
-        monitor.update(group)
+    monitor.update(groups)
     return monitor.compute()
 
 
 def recalibrated_encoder(encoder: SparseEncoder, batches: Sequence[VoxelBatch]) -> SparseEncoder:
     """A frozen copy of the encoder with the BatchNorm statistics of full scans."""
     return recalibrated(encoder, batches, lambda module, voxels: module(voxels))  # type: ignore[return-value]
-
-
-def _frozen_health(frozen: SparseEncoder, batches: Sequence[VoxelBatch]) -> EmbeddingHealth:
-    monitor = EmbeddingMonitor(frozen.bev_channels)
-    for voxels in batches:
-        monitor.update(unit(occupied_features(frozen, voxels)[0]))
-    return monitor.compute()
 
 
 class LidarPretraining(nn.Module):
@@ -165,9 +177,11 @@ class LidarPretraining(nn.Module):
         whole = self.voxelizer.every_voxel
         voxels = [in_precision(whole(b.to(device)), dtype) for b in batches]
         frozen = recalibrated_encoder(self.model.encoder, voxels)
-        health = _frozen_health(frozen, voxels)
-        frames = spread_frames(batches, LDA_FRAMES).to(device)
-        lda = cell_discriminant(frozen, [frames], voxelizer=whole, views=LDA_VIEWS)
+        health = frozen_health(frozen, voxels)
+        lda = cell_discriminant(frozen, batches, voxelizer=whole)
+        for warning in (health.warning, lda.warning):
+            if warning:
+                warnings.warn(f"held-out frames: {warning}", stacklevel=2)
         if self._untrained_health is None:
             self._untrained_health = encoder_health(self.untrained_encoder.to(device, dtype), voxels)
             self.untrained_encoder.cpu().float()
@@ -181,7 +195,7 @@ class LidarPretraining(nn.Module):
             "std_over_gamma_random": random.std / gamma,
             "lda_rank": lda.rank,
             "lda_signal": lda.signal,
-            **self._heldout_loss(batches, device),
+            **self.heldout_loss(batches),
         }
         if not (health.std / gamma >= self.collapse_std and health.rankme_centered >= self.collapse_rank):
             raise RepresentationCollapse(
@@ -192,12 +206,16 @@ class LidarPretraining(nn.Module):
         return values
 
     @torch.no_grad()
-    def _heldout_loss(self, batches: Sequence[PointCloudBatch], device: torch.device) -> dict[str, float]:
-        """Loss parts with the masks of the batches' own seeds and batch statistics, on a copy: nothing is updated."""
+    def heldout_loss(self, batches: Sequence[PointCloudBatch]) -> dict[str, float]:
+        """The loss, `loss/total`, and its parts, with the masks of the batches' own seeds and batch statistics.
+
+        On a copy: nothing is updated.
+        """
+        device = self.model.mask_token.device
         model = copy.deepcopy(self.model).train()
         sums: dict[str, float] = {}
         for batch in batches:
             loss = model(self.voxels(batch.to(device)), batch.seeds, 0)
-            for name, value in loss.parts.items():
+            for name, value in {"loss/total": loss.total, **loss.parts}.items():
                 sums[name] = sums.get(name, 0.0) + float(value) / len(batches)
         return sums

@@ -31,7 +31,7 @@ _PANELS = {
     "held-out RankMe": ("heldout/rankme", "heldout/rankme_centered"),
     "held-out LDA-rank": ("heldout/lda_rank",),
     "held-out LDA signal": ("heldout/lda_signal",),
-    "held-out SIGReg / floor": ("heldout/sigreg_over_floor",),
+    "held-out SIGReg / floor, standardised features": ("heldout/sigreg_standardised",),
     "held-out spread": (
         "heldout/std_over_gamma",
         "heldout/std_over_gamma_random",
@@ -57,7 +57,7 @@ _HEALTH = {
     "heldout/dead_dimensions": "share of dead dimensions",
     "heldout/mean_cosine": "mean pairwise cosine",
     "heldout/correlation": "mean absolute correlation of dimensions",
-    "heldout/sigreg_over_floor": "SIGReg of standardised features / that of Gaussian ones",
+    "heldout/sigreg_standardised": "SIGReg of standardised features / that of Gaussian ones",
 }
 
 

@@ -70,38 +70,24 @@ def common_cells(views: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> torch.Te
     return torch.stack([features[common[occupied]] for features, occupied in views], dim=1)
 
 
-def single_frames(batches: Sequence[PointCloudBatch], count: int) -> list[PointCloudBatch]:
-    """At most `count` evenly spaced samples of some batches, as batches of one."""
-    samples = [(batch, index) for batch in batches for index in range(batch.batch_size)]
-    count = min(count, len(samples))
-    frames = []
-    for batch, index in (samples[i * len(samples) // count] for i in range(count)):
-        points = batch.points[batch.batch_index == index]
-        frames.append(
-            PointCloudBatch(
-                points=points,
-                batch_index=batch.batch_index.new_zeros(len(points)),
-                batch_size=1,
-                frame_ids=(batch.frame_ids[index],),
-                seeds=(batch.seeds[index],),
-            )
-        )
-    return frames
-
-
 def spread_frames(batches: Sequence[PointCloudBatch], count: int) -> PointCloudBatch:
-    """The samples of `single_frames` as one batch.
+    """At most `count` evenly spaced samples of some batches, as one batch.
 
     Raises:
         ValueError: if the batches hold no sample, or `count` is not positive.
     """
-    frames = single_frames(batches, count)
-    if not frames:
-        raise ValueError(f"cannot take {count} samples of {len(batches)} batches")
+    samples = [(batch, index) for batch in batches for index in range(batch.batch_size)]
+    if not samples or count < 1:
+        raise ValueError(f"cannot take {count} samples of {len(samples)}")
+    count = min(count, len(samples))
+    chosen = [samples[i * len(samples) // count] for i in range(count)]
+    points = [batch.points[batch.batch_index == index] for batch, index in chosen]
+    device = points[0].device
+    sizes = torch.tensor([len(p) for p in points], device=device)
     return PointCloudBatch(
-        points=torch.cat([frame.points for frame in frames]),
-        batch_index=torch.cat([frame.batch_index + i for i, frame in enumerate(frames)]),
-        batch_size=len(frames),
-        frame_ids=tuple(frame.frame_ids[0] for frame in frames),
-        seeds=tuple(frame.seeds[0] for frame in frames),
+        points=torch.cat(points),
+        batch_index=torch.repeat_interleave(torch.arange(count, device=device), sizes),
+        batch_size=count,
+        frame_ids=tuple(batch.frame_ids[index] for batch, index in chosen),
+        seeds=tuple(batch.seeds[index] for batch, index in chosen),
     )

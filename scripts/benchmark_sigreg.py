@@ -4,8 +4,9 @@ pip install --no-deps lightly stable-pretraining stable-worldmodel einops     (i
 python scripts/benchmark_sigreg.py
 
 Equality is measured on the same directions, against a float64 table of all cosines; time and memory with each one's
-own call, forward and backward, 1024 directions and 17 nodes, one thread. A peer is loaded from its installed file;
-imports that its SIGReg does not use, and that are missing, are replaced by empty modules.
+own call, forward and backward, 1024 directions and 17 nodes, one thread. A peer is loaded from its installed file, with
+the rest of its package and the large libraries around it replaced by empty modules; lightly's world size, the one thing
+of these that a SIGReg here uses, by torch's.
 """
 
 import argparse

@@ -86,6 +86,8 @@ def diagnose(path: Path, *, frames: int, window: int) -> dict[str, Any]:
     data = pretraining_data(settings["data"], progress=True)
     point_range = task.voxelizer.grid.point_range
     batches = heldout_batches(data, point_range, frames=frames, batch_size=4, on_error="raise")
+    if not batches:
+        raise ValueError(f"{path}: the run held no frames out, there are no pairs to look at")
     problem = ModeProblem(task, batches, window=window)
     found = modes(problem.x, problem.y)
     steps, energies, linear = [], [], []

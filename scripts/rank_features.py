@@ -16,26 +16,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from feature_files import SUFFIXES, open_features
+from feature_files import SUFFIXES, FeatureFile, open_features
 from pretraining_data import data_checks, pretraining_data
 from runs import load_task, locate, run_settings
 from settings import USER_ERRORS
 
 from lidar.experiment import checked, heldout_batches
-from lidar.pretraining import (
-    LDA_FRAMES,
-    LDA_VIEWS,
-    cell_discriminant,
-    occupied_features,
-    recalibrated_encoder,
-)
-from lidar.views import spread_frames
+from lidar.pretraining import cell_discriminant, recalibrated_encoder, unit_features
 from worldmodel.distributed import resolve_device
 from worldmodel.monitors import LDARank, LDASummary, RankMe, RankSummary
-from worldmodel.objectives import unit
 from worldmodel.training.checkpoints import write_json
 from worldmodel.training.provenance import provenance
 
+MAX_DIM = 20_000  # of files: the Gram matrix and its eigenvectors then take 9 GiB
 COLUMNS = (
     "input", "N", "K", "RankMe", "centred", "/K", "/ceiling", "part. ratio", "stable rank", "alpha-ReQ",
     "LDA-rank", "LDA signal",
@@ -73,6 +66,7 @@ class Row:
             "dim": self.rank.dim,
             **{k: None if v is None or math.isnan(v) else v for k, v in values.items()},
             "warning": self.rank.warning,
+            "lda_warning": lda.warning if lda else "",
             "eigenvalues": self.rank.eigenvalues.tolist(),
             "eigenvalues_centered": self.rank.eigenvalues_centered.tolist(),
         }
@@ -117,14 +111,13 @@ def rank_run(path: Path, *, data_root: str | None) -> list[Row]:
         raise ValueError(f"{path}: the run held no frames out, there is nothing to encode")
     whole = task.voxelizer.every_voxel
     voxels = [whole(batch) for batch in batches]
-    views = spread_frames(batches, LDA_FRAMES)
     rows = []
     for name, encoder in ((str(path), task.model.encoder), (f"{path}, untrained", task.untrained_encoder)):
         frozen = recalibrated_encoder(encoder, voxels)
         monitor = RankMe()
-        for batch in voxels:
-            monitor.update(unit(occupied_features(frozen, batch)[0]))
-        lda = cell_discriminant(frozen, [views], voxelizer=whole, views=LDA_VIEWS)
+        for features in unit_features(frozen, voxels):
+            monitor.update(features)
+        lda = cell_discriminant(frozen, batches, voxelizer=whole)
         rows.append(Row(name=name, rank=monitor.summary(), lda=None if math.isnan(lda.rank) else lda))
     return rows
 
@@ -139,7 +132,9 @@ def table(rows: Sequence[Row]) -> str:
         )
         for line in lines
     ]
-    text += [f"warning: {row.name}: {row.rank.warning}" for row in rows if row.rank.warning]
+    for row in rows:
+        found = [row.rank.warning, row.lda.warning if row.lda else ""]
+        text += [f"warning: {row.name}: {warning}" for warning in found if warning]
     return "\n".join(text)
 
 
@@ -164,6 +159,24 @@ def spectrum_figure(rows: Sequence[Row], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
     plt.close(figure)
+
+
+def _device(name: str) -> torch.device:
+    if name not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"--device is auto, cpu or cuda, got {name}")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"--device cuda: this torch ({torch.__version__}) sees no GPU; use --device cpu")
+    return resolve_device(name)
+
+
+def _check_memory(file: FeatureFile) -> None:
+    dim = file.shape[-1]
+    if dim > MAX_DIM:
+        gib = 3 * 8 * dim**2 / 2**30
+        raise ValueError(
+            f"{file.name}: {dim} dimensions need {gib:.0f} GiB for their Gram matrix and its spectrum: project the "
+            f"features to {MAX_DIM} dimensions or fewer (a random projection keeps the rank of what is below it)"
+        )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -192,20 +205,24 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(f"--out is a .png file, got {arguments.out}")
     rows: list[Row] = []
     try:
-        device = resolve_device(arguments.device)
+        device = _device(arguments.device)
         for path in arguments.inputs:
+            if not path.exists():
+                raise FileNotFoundError(f"{path}: no such file or run folder")
             if path.is_dir():
                 rows += rank_run(path, data_root=arguments.data)
             else:
                 file = open_features(path, key=arguments.key)
+                _check_memory(file)
                 rows.append(rank_blocks(file.name, file.blocks(), device=device))
+        print(table(rows), flush=True)
         spectrum_figure(rows, arguments.out)
         if arguments.json:
             arguments.json.parent.mkdir(parents=True, exist_ok=True)
             write_json(arguments.json, {"rows": [row.as_dict() for row in rows], **provenance()})
     except USER_ERRORS as error:
         sys.exit(f"error: {error}")
-    print(f"{table(rows)}\nspectrum: {arguments.out}")
+    print(f"spectrum: {arguments.out}")
 
 
 if __name__ == "__main__":

@@ -21,5 +21,5 @@ def pretrained(folder: Path, overrides: Sequence[str]) -> dict[str, Any]:
             [sys.executable, script, *fixed, *overrides], capture_output=True, text=True, check=False
         )
         if done.returncode:
-            return {"failed": done.stderr[-500:]}
+            return {"failed": done.stderr[-2000:]}
     return json.loads(results.read_text())

@@ -25,16 +25,14 @@ from studies import pretrained
 from tqdm import tqdm
 
 from lidar.experiment import PretrainingData, heldout_batches
+from lidar.objectives import SIGRegObjective
 from lidar.pretraining import (
     LidarPretraining,
     cell_discriminant,
-    occupied_features,
+    frozen_health,
     recalibrated_encoder,
 )
-from lidar.views import spread_frames
 from worldmodel.model_selection import Selector, judge
-from worldmodel.monitors import representation_health
-from worldmodel.objectives import unit
 from worldmodel.training.checkpoints import write_json
 from worldmodel.training.provenance import provenance
 
@@ -63,7 +61,7 @@ SCORES = {
     "LDA signal": ("lda_signal", True),
     "participation ratio": ("participation_ratio", True),
     "alpha-ReQ, distance to 1": ("alpha_distance", False),
-    "SIGReg of the features": ("sigreg_over_floor", False),
+    "SIGReg of the features": ("sigreg_standardised", False),
     "SIGReg as trained": ("trained_sigreg", False),
     "prediction error M1": ("m1", False),
     "held-out loss": ("loss", False),
@@ -74,42 +72,36 @@ SCORES = {
 
 @torch.no_grad()
 def label_free(task: LidarPretraining, data: PretrainingData) -> dict[str, float]:
-    """Every label-free score of the encoder: unit features of non-empty cells of held-out frames."""
+    """Every label-free score: of unit features of non-empty cells of held-out frames, and the held-out losses."""
     batches = heldout_batches(
         data, task.voxelizer.grid.point_range, frames=HEALTH_FRAMES, batch_size=4, on_error="raise"
     )
     whole = task.voxelizer.every_voxel
     voxels = [whole(batch) for batch in batches]
     encoder = recalibrated_encoder(task.model.encoder, voxels)
-    features = torch.cat([unit(occupied_features(encoder, v)[0]) for v in voxels])
-    health = representation_health(features)
-    views = cell_discriminant(encoder, [spread_frames(batches, VIEW_FRAMES)], voxelizer=whole, views=VIEWS)
-    return {
-        **health,
-        "alpha_distance": abs(health["alpha_req"] - 1),
-        "std_over_gamma": health["std"] * task.model.encoder.bev_channels**0.5,
-        "cells": len(features),
+    health = frozen_health(encoder, voxels)
+    views = cell_discriminant(encoder, batches, voxelizer=whole, frames=VIEW_FRAMES, views=VIEWS)
+    loss = task.heldout_loss(batches)
+    scores = {
+        **health.as_dict(),
+        "alpha_distance": abs(health.alpha_req - 1),
+        "std_over_gamma": health.std * task.model.encoder.bev_channels**0.5,
         "lda_rank": views.rank,
         "lda_signal": views.signal,
         "lda_samples": views.count,
+        "m1": loss["loss/jepa_m1"],
+        "loss": loss["loss/total"],
     }
+    if isinstance(task.model.objective, SIGRegObjective):
+        scores["trained_sigreg"] = loss["loss/sigreg_over_floor"]
+        # What LeJEPA's authors divide by, so that runs of different lambda compare (section on model selection).
+        scores["scaled_loss"] = scaled_loss(loss["loss/total"], task.model.objective.lejepa.weight)
+    return scores
 
 
-def losses(last: dict[str, float], objective: dict[str, Any], sensor_lambda_reg: float) -> dict[str, float]:
-    """Held-out losses as trained, from their logged parts."""
-    part = {key.removeprefix("heldout/loss/"): v for key, v in last.items() if "heldout/loss/" in key}
-    w = objective["occupied_weight"]
-    prediction = w * part["jepa_m1"] + (1 - w) * part["jepa_m0"]
-    if objective["name"] == "sigreg":
-        weight, statistic = objective["weight"], 1.05246 * part["sigreg_over_floor"]
-        loss = (1 - weight) * prediction + weight * statistic
-        scaled = {"trained_sigreg": part["sigreg_over_floor"], "scaled_loss": loss / weight**0.4}
-    else:
-        given = objective["lambda_reg"]
-        weight = sensor_lambda_reg if given is None else given
-        variance = part["variance_context"] + part["variance_prediction"]
-        loss, scaled = objective["lambda_jepa"] * prediction + weight * variance, {}
-    return {"m1": part["jepa_m1"], "loss": loss, **scaled}
+def scaled_loss(loss: float, weight: float) -> float:
+    """loss / lambda^0.4 (LeJEPA, arXiv 2511.08544, model selection)."""
+    return loss / weight**0.4
 
 
 def run_one(sweep: str, values: tuple[float, float], seed: int, *, runs: Path) -> dict[str, Any]:
@@ -131,11 +123,13 @@ def run_one(sweep: str, values: tuple[float, float], seed: int, *, runs: Path) -
     stored = run_settings(run)
     task = load_task(stored, checkpoint)
     scores = label_free(task, pretraining_data(stored["data"], progress=False))
-    return {**row, **losses(raw["last"], stored["objective"], stored["model"]["lambda_reg"]), **scores}
+    return {**row, **scores}
 
 
 def judged(rows: list[dict[str, Any]], oracle: str) -> dict[str, Selector]:
-    """Each score that the rows have, against the probe."""
+    """Each score that all rows have, against the probe; none of fewer than three rows."""
+    if len(rows) < 3:
+        return {}
     labelled = np.array([row[oracle] for row in rows])
     return {
         name: judge(np.array([row[key] for row in rows]), labelled, higher_is_better=higher)
@@ -151,6 +145,17 @@ def groups_of(rows: list[dict[str, Any]]) -> dict[tuple[str, int], list[dict[str
     return {key: [row for row in done if (row["sweep"], row["seed"]) == key] for key in keys}
 
 
+def with_selectors(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """What is stored: the rows, and every selector judged by the probe at every number of labelled scenes."""
+    selectors = {
+        f"{sweep}, seed {seed}": {
+            f"probe_{b}": {k: asdict(v) for k, v in judged(own, f"probe_{b}").items()} for b in BUDGETS
+        }
+        for (sweep, seed), own in groups_of(rows).items()
+    }
+    return {"rows": rows, "selectors": selectors, "oracle": ORACLE}
+
+
 def report(result: dict[str, Any]) -> str:
     """Markdown: what each selector costs, then every run."""
     lines = []
@@ -160,8 +165,9 @@ def report(result: dict[str, Any]) -> str:
         lines += [
             f"## {sweep}, seed {seed}: {axes.first[0]} x {axes.second[0]}, {len(rows)} runs",
             "",
-            f"Probe at 20 labelled scenes: best {max(probes):.3f}, mean {statistics.fmean(probes):.3f}, "
-            f"worst {min(probes):.3f}, random encoder {rows[0]['random_20']:.3f}. Loss of a random choice: "
+            f"Frozen probe ({ORACLE}: mean AP at so many labelled scenes): best {max(probes):.3f}, mean "
+            f"{statistics.fmean(probes):.3f}, worst {min(probes):.3f}, random encoder "
+            f"{rows[0][ORACLE.replace('probe', 'random')]:.3f}. A run picked at random loses "
             f"{max(probes) - statistics.fmean(probes):.3f}.",
             "",
             "| label-free score | Spearman | 95 % interval | p | Kendall | chosen | loss against the oracle |",
@@ -174,6 +180,10 @@ def report(result: dict[str, Any]) -> str:
                 f"| {name} | {rho['value']:+.2f} | {rho['low']:+.2f} .. {rho['high']:+.2f} | {rho['p_value']:.3f} "
                 f"| {selector['kendall']:+.2f} | {chosen['first']:g}, {chosen['second']:g} | {selector['loss']:.3f} |"
             )
+        for name, (key, _) in SCORES.items():
+            missing = sum(not np.isfinite(row.get(key, np.nan)) for row in rows)
+            if missing > 0 and any(key in row for row in rows):
+                lines.append(f"| {name} | undefined in {missing} of {len(rows)} runs | | | | | |")
         columns = [f"probe_{b}" for b in BUDGETS]
         columns += [key for key, _ in SCORES.values() if key in rows[0]]
         names = [axes.first[0].split(".")[1], axes.second[0].split(".")[1]]
@@ -188,7 +198,7 @@ def report(result: dict[str, Any]) -> str:
 
 
 def figure(rows: list[dict[str, Any]], path: Path) -> None:
-    """Probe against four scores, one row of panels for each sweep; colour and marker are the hyperparameters."""
+    """Probe against five scores, one row of panels for each sweep; colour and marker are the hyperparameters."""
     shown = ("RankMe", "SIGReg of the features", "LDA-rank", "prediction error M1", "held-out loss")
     groups = groups_of(rows)
     drawing, axes = plt.subplots(
@@ -206,11 +216,9 @@ def figure(rows: list[dict[str, Any]], path: Path) -> None:
                     marker="osD^v"[second[1].index(row["second"])],
                     s=38,
                 )
-            rho = judge(
-                np.array([r[key] for r in own]), np.array([r[ORACLE] for r in own]), higher_is_better=higher
-            ).spearman.value
+            found = judged(own, ORACLE).get(name)
             axis.set_xlabel(name if higher else f"{name} (lower is better)", fontsize=9)
-            axis.set_title(f"Spearman {rho:+.2f}", fontsize=9)
+            axis.set_title(f"Spearman {found.spearman.value:+.2f}" if found else "undefined", fontsize=9)
             axis.tick_params(labelsize=8)
         line[0].set_ylabel(f"{sweep}, seed {seed}\nprobe, mean AP", fontsize=9)
         grey = {"color": "0.4", "linestyle": "", "markersize": 5}
@@ -249,15 +257,10 @@ def main() -> None:
     with ThreadPoolExecutor(arguments.jobs) as pool:
         measured = pool.map(lambda job: run_one(*job, runs=arguments.runs), jobs)
         rows = list(tqdm(measured, total=len(jobs), unit="run"))
-    selectors = {
-        f"{sweep}, seed {seed}": {
-            f"probe_{b}": {k: asdict(v) for k, v in judged(own, f"probe_{b}").items()} for b in BUDGETS
-        }
-        for (sweep, seed), own in groups_of(rows).items()
-    }
     arguments.out.mkdir(parents=True, exist_ok=True)
     path = arguments.out / "selection.json"
-    result = {"rows": rows, "selectors": selectors, "oracle": ORACLE, "note": arguments.note, **provenance()}
+    write_json(path, {"rows": rows, **provenance()})  # hours of work: kept, whatever happens below
+    result = {**with_selectors(rows), "note": arguments.note, **provenance()}
     write_json(path, result)
     path.with_suffix(".md").write_text(report(result))
     figure(rows, path.with_suffix(".png"))

@@ -32,6 +32,10 @@ class LeJEPA(nn.Module):
             raise ValueError(f"lambda (weight) must lie in [0, 1], got {weight}")
         if sigreg.reduction == "none":
             raise ValueError("LeJEPA needs a scalar: give SIGReg reduction='mean' or 'sum'")
+        if sigreg.sample_axis != -2:
+            raise ValueError(
+                f"LeJEPA takes embeddings [..., N, K], SIGReg has sample_axis {sigreg.sample_axis}"
+            )
         self.sigreg, self.weight = sigreg, weight
 
     def forward(self, *, prediction: Loss, embeddings: Sequence[torch.Tensor], step: int) -> Loss:
@@ -59,9 +63,16 @@ class LeJEPA(nn.Module):
         total = (1 - self.weight) * prediction.total + self.weight * statistic
         return Loss(total, prediction.parts | {"loss/sigreg_over_floor": over_floor.detach()})
 
-    def multi_view(self, views: torch.Tensor, *, global_views: int, step: int) -> Loss:
-        """Total loss of views [V, B, K] of B samples, the first `global_views` of them global; one test per view."""
-        prediction = multi_view_prediction(views, global_views=global_views)
+    def multi_view(
+        self,
+        views: torch.Tensor,
+        *,
+        global_views: int,
+        step: int,
+        reduction: Literal["mean", "sum"] = "mean",
+    ) -> Loss:
+        """Total loss of views [V, B, K] of B samples, one test per view; see `multi_view_prediction`."""
+        prediction = multi_view_prediction(views, global_views=global_views, reduction=reduction)
         return self(prediction=prediction, embeddings=[views], step=step)
 
 

@@ -15,8 +15,9 @@ class Selector:
     Attributes:
         spearman: with the labelled score; positive if the score orders the runs rightly.
         kendall: the same as Kendall's tau.
-        chosen: index of the run the score picks.
-        loss: labelled score of the best run minus that of the chosen one: what choosing without labels costs.
+        chosen: index of the run the score picks, the first of several with the same best score.
+        loss: labelled score of the best run minus that of the chosen one: what choosing without labels costs. The
+            mean over the runs that share the best score.
         random_loss: the same for a run picked at random, on average; a selector above it is worse than none.
     """
 
@@ -55,11 +56,11 @@ def judge(
     if not (np.isfinite(s).all() and np.isfinite(y).all()):
         raise ValueError("a score is not finite: leave collapsed runs out, and say so")
     s = s if higher_is_better else -s
-    chosen = int(np.argmax(s))
+    best = s == s.max()
     return Selector(
         spearman=rank_correlation(s, y, resamples=resamples, generator=np.random.default_rng(seed)),
         kendall=float(kendalltau(s, y).statistic),
-        chosen=chosen,
-        loss=float(y.max() - y[chosen]),
+        chosen=int(np.argmax(best)),
+        loss=float(y.max() - y[best].mean()),
         random_loss=float(y.max() - y.mean()),
     )

@@ -66,11 +66,12 @@ def covariance_term(z: torch.Tensor, *, mask: torch.Tensor | None = None) -> tor
     Arguments and tests as in `variance_term`. Needs D x D numbers per test.
     """
     centred, count = _centred(z, mask)
-    gram = sum_over_ranks(centred.transpose(-1, -2) @ centred)
+    with torch.autocast(device_type=z.device.type, enabled=False):
+        gram = sum_over_ranks(centred.transpose(-1, -2) @ centred)
     covariance = gram / (count - 1).clamp_min(1).unsqueeze(-1)
-    diagonal = covariance.diagonal(dim1=-2, dim2=-1)
-    off_diagonal = covariance.square().sum((-2, -1)) - diagonal.square().sum(-1)
-    return _mean_of_tests(off_diagonal / z.shape[-1], count.squeeze(-1))
+    # The diagonal goes before the squares: subtracted after them it would swallow what is small beside it.
+    off_diagonal = covariance - torch.diag_embed(covariance.diagonal(dim1=-2, dim2=-1))
+    return _mean_of_tests(off_diagonal.square().sum((-2, -1)) / z.shape[-1], count.squeeze(-1))
 
 
 def _centred(z: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:

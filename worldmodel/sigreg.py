@@ -24,7 +24,7 @@ class SIGReg(nn.Module):
     periodic in each projection with period 10 and pulls outliers the wrong way. Nothing is standardised: mean and
     scale are part of what is enforced.
 
-    What it holds in memory besides the input and its gradient is independent of N.
+    Besides the input and its gradient it holds tests x directions x nodes numbers, whatever N is.
 
     Args:
         num_slices: random directions, drawn anew each step from (seed, step), equal on all ranks.
@@ -33,6 +33,7 @@ class SIGReg(nn.Module):
         scale_by_n: multiply by the number of samples over all ranks, as in the paper; the statistic of Gaussian
             samples is then about 1.05 whatever their number (`floor`).
         sample_axis: axis of the samples; the features are the last axis, every other axis counts independent tests.
+            -2 by default, [..., N, D]; never the last.
         reduction: of the tests: their mean, their sum, or "none", one value each.
         seed: run seed of the directions.
         block: complex numbers handled at a time (samples x directions); None suits the device.
@@ -55,6 +56,10 @@ class SIGReg(nn.Module):
             raise ValueError("SIGReg needs num_slices >= 1, num_points >= 2, block >= 1 and t_max > 0")
         if reduction not in ("mean", "sum", "none"):
             raise ValueError(f"SIGReg's reduction is mean, sum or none, got {reduction!r}")
+        if sample_axis == -1:
+            raise ValueError(
+                "the last axis holds the features: sample_axis is another one, -2 for [..., N, D]"
+            )
         self.num_slices, self.scale_by_n, self.seed, self.block = num_slices, scale_by_n, seed, block
         self.sample_axis, self.reduction = sample_axis, reduction
         self._spacing = t_max / (num_points - 1)
@@ -72,20 +77,24 @@ class SIGReg(nn.Module):
 
     @property
     def period(self) -> float:
-        """The statistic is periodic in each projection: samples beyond half of this are pulled outwards. 33.5 by
-        default, out of reach behind a BatchNorm over fewer than 280 samples."""
+        """The statistic is periodic in each projection, 33.5 by default: a projection beyond half of this is pulled
+        outwards. Behind a BatchNorm over N rows a coordinate is at most sqrt(N), a projection sqrt(N D)."""
         return 2 * torch.pi / self._spacing
 
     def directions(self, dim: int, *, step: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
         """Unit columns [D, num_slices], a function of (seed, step) alone."""
         generator = torch.Generator().manual_seed((self.seed * 1_000_003 + step) % (2**63))
-        a = torch.randn(dim, self.num_slices, generator=generator, dtype=torch.float64)
-        return (a / a.norm(dim=0)).to(device=device, dtype=dtype)
+        a = torch.randn(dim, self.num_slices, generator=generator).to(
+            device, torch.promote_types(dtype, torch.float32)
+        )
+        return (a / a.norm(dim=0)).to(dtype)
 
     def distance(self, z: torch.Tensor, *, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The statistic of each test without the factor N [...], and N over all ranks (a scalar)."""
-        if z.ndim < 2 or z.shape[-1] == 0:
-            raise ValueError(f"SIGReg takes samples of shape [..., N, D], got {tuple(z.shape)}")
+        if z.ndim < 2 or z.shape[-1] == 0 or not -z.ndim <= self.sample_axis < z.ndim - 1:
+            raise ValueError(
+                f"SIGReg takes samples of shape [..., N, D] (sample_axis {self.sample_axis}), got {tuple(z.shape)}"
+            )
         if not z.is_floating_point():
             raise ValueError(f"SIGReg takes floating-point samples, got {z.dtype}")
         with torch.autocast(device_type=z.device.type, enabled=False):
@@ -94,6 +103,8 @@ class SIGReg(nn.Module):
             a = self.directions(z.shape[-1], step=step, device=z.device, dtype=z.dtype)
             block = self.block or _BLOCK.get(z.device.type, _BLOCK["cuda"])
             tests = z.reshape(math.prod(z.shape[:-2]), *z.shape[-2:])
+            if not len(tests):
+                raise ValueError(f"no test among the leading axes of {tuple(z.shape)}: one of them is empty")
             sums = _CharacteristicSums.apply(tests, a, self._spacing, len(weights), block)
             # A rank without samples takes part in the reductions; without any on all ranks the statistic is 0.
             count = sum_over_ranks(z.new_tensor(float(z.shape[-2])))

@@ -92,7 +92,7 @@ def frozen_encoder(task):
 def test_monitors_hold_the_always_on_set():
     values = tiny_task().monitors(heldout())
     spectrum = {"rankme_over_ceiling", "participation_ratio", "stable_rank", "alpha_req"}
-    spread = {"std", "std_min", "std_median", "correlation", "sigreg_over_floor"}
+    spread = {"std", "std_min", "std_median", "correlation", "sigreg_standardised"}
     assert spectrum | spread | {"lda_rank", "lda_signal"} <= values.keys()
     assert all(math.isfinite(v) for v in values.values())
     assert 1 <= values["lda_rank"] <= 16
@@ -117,7 +117,8 @@ def test_cell_groups_are_one_cell_under_other_noise():
 def test_the_discriminant_pools_the_cells_of_all_frames():
     task = tiny_task()
     frozen, frames = frozen_encoder(task), heldout()[:2]
-    summary = cell_discriminant(frozen, frames, voxelizer=task.voxelizer, views=4)
+    count = sum(batch.batch_size for batch in frames)
+    summary = cell_discriminant(frozen, frames, voxelizer=task.voxelizer, frames=count, views=4)
     groups = [cell_groups(frozen, f, voxelizer=task.voxelizer, views=4) for f in frames]
     assert summary.count == sum(map(len, groups))
     assert summary.rank == pytest.approx(lda_rank(torch.cat(groups)), rel=1e-9)

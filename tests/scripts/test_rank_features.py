@@ -118,12 +118,28 @@ def fails(capsys, rank, *arguments):
 
 def test_errors_are_one_line(tiny_run, tmp_path, rank, capsys):
     assert "error: " + str(tmp_path / "a.npy") + ": no such file" in fails(capsys, rank, tmp_path / "a.npy")
+    (tmp_path / "a.csv").write_text("1,2")
     assert "ends in .npy" in fails(capsys, rank, tmp_path / "a.csv")
+    assert "no such file or run folder" in fails(capsys, rank, tmp_path / "no_run")
     assert "holds no checkpoint: name a run folder" in fails(capsys, rank, tmp_path)
     np.save(tmp_path / "a.npy", np.full((3, 2), np.nan))
     assert "row 0 (counted from 0) holds NaN" in fails(capsys, rank, tmp_path / "a.npy")
     assert "--out is a .png file" in fails(capsys, rank, tmp_path / "a.npy", "--out", "a.pdf")
     assert "required: INPUT" in fails(capsys, rank)
+
+
+def test_a_wide_file_and_a_device_that_is_not_there(tmp_path, rank, capsys):
+    np.save(tmp_path / "wide.npy", np.zeros((2, 30_000), np.float16))
+    assert "project the features to 20000 dimensions" in fails(capsys, rank, tmp_path / "wide.npy")
+    assert "--device is auto, cpu or cuda" in fails(capsys, rank, tmp_path / "wide.npy", "--device", "tpu")
+    if not torch.cuda.is_available():
+        assert "use --device cpu" in fails(capsys, rank, tmp_path / "wide.npy", "--device", "cuda")
+
+
+def test_too_few_samples_are_warned_about(tmp_path, rank, capsys):
+    np.save(tmp_path / "few.npy", normal(20, 50, 64))
+    rank(tmp_path / "few.npy")
+    assert "20 groups of 64 dimensions" in capsys.readouterr().out
 
 
 def test_a_run_without_held_out_frames(tiny_run, tmp_path, rank, capsys):

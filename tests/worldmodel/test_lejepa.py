@@ -46,6 +46,25 @@ def test_prediction_against_a_loop(global_views: int, reduction: str) -> None:
     assert float(value) == pytest.approx(total / 48, rel=1e-12)
 
 
+def test_bf16_views_are_upcast() -> None:
+    views = some_views().bfloat16()
+    torch.testing.assert_close(
+        multi_view_prediction(views, global_views=2).total,
+        multi_view_prediction(views.float(), global_views=2).total,
+        atol=0,
+        rtol=1e-6,
+    )
+
+
+def test_the_reduction_over_features_is_passed_on() -> None:
+    views, loss = some_views(), LeJEPA(sigreg=SIGReg(num_slices=4), weight=0.0)
+    mean, total = (
+        loss.multi_view(views, global_views=2, step=0, reduction=r).total
+        for r in ("mean", "sum")  # type: ignore[arg-type]
+    )
+    torch.testing.assert_close(total, 6 * mean)
+
+
 def test_equation_5_is_not_equation_6() -> None:
     """mean_v |z_v - z'|^2 exceeds |mu - z'|^2 by the spread of the global views: pairs are not the centre."""
     views = some_views()
@@ -95,6 +114,7 @@ def test_converted_lambdas_have_proportional_gradients() -> None:
     [
         (lambda: LeJEPA(sigreg=SIGReg(), weight=1.5), "lambda"),
         (lambda: LeJEPA(sigreg=SIGReg(reduction="none")), "needs a scalar"),
+        (lambda: LeJEPA(sigreg=SIGReg(sample_axis=0)), "has sample_axis 0"),
         (
             lambda: LeJEPA(sigreg=SIGReg())(prediction=Loss(torch.zeros(())), embeddings=[], step=0),
             "embeddings",

@@ -46,6 +46,12 @@ def test_the_permutation_p_value_of_noise_is_uniform() -> None:
     assert 0.4 < np.mean(values) < 0.6
 
 
+def test_runs_that_share_the_best_score_cost_what_they_cost_on_average() -> None:
+    for score in ([1.0, 1.0, 0.0], [1.0, 1.0, 0.5]):
+        assert judge(np.array(score), np.array([0.0, 0.8, 0.2])).loss == pytest.approx(0.4)
+        assert judge(np.array(score), np.array([0.8, 0.0, 0.2])).loss == pytest.approx(0.4)
+
+
 def test_a_constant_score_says_nothing() -> None:
     result = judge(np.ones(5), np.arange(5.0))
     assert math.isnan(result.spearman.value)

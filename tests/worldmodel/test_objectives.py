@@ -64,7 +64,7 @@ def test_unit_of_a_zero_vector_is_zero_with_a_finite_gradient() -> None:
 def test_weighted_loss_names_its_parts() -> None:
     a, b = torch.tensor(2.0, requires_grad=True), torch.tensor(3.0)
     loss = Loss.weighted({"a": (0.5, a), "b": (2.0, b)}, also={"c": torch.tensor(7.0)})
-    assert float(loss.total) == 7.0
+    assert float(loss.total.detach()) == 7.0
     assert {name: float(value) for name, value in loss.parts.items()} == {"a": 2.0, "b": 3.0, "c": 7.0}
     loss.total.backward()
     assert float(a.grad) == 0.5  # type: ignore[arg-type]
@@ -141,8 +141,15 @@ def test_prediction_errors_are_errors_for_wrong_input() -> None:
 
 
 def test_prediction_error_is_computed_in_fp32() -> None:
-    half = torch.ones(4, 4, dtype=torch.bfloat16)
-    assert PredictionError(kind="mse")(prediction=half, target=half).total.dtype == torch.float32
+    prediction, target = (t.bfloat16() for t in pair(64, 32))
+    for kind in ("cosine", "mse", "l1", "smooth_l1"):
+        for normalize in (False, True):
+            error = PredictionError(kind=kind, normalize_target=normalize)  # type: ignore[arg-type]
+            expected = error(prediction=prediction.float(), target=target.float()).total
+            with torch.autocast("cpu", torch.bfloat16):
+                value = error(prediction=prediction, target=target).total
+            assert value.dtype == torch.float32
+            torch.testing.assert_close(value, expected, atol=0, rtol=1e-6)
 
 
 def _masked_loss(

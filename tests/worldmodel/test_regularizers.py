@@ -159,7 +159,31 @@ def test_vicreg_counts_only_what_the_mask_names(term: Callable[..., torch.Tensor
 def test_vicreg_gradients_and_precision(term: Callable[..., torch.Tensor]) -> None:
     z = three_tests()[:2, :6]
     assert torch.autograd.gradcheck(term, (z.requires_grad_(),))
-    assert term(torch.randn(9, 4).bfloat16()).dtype == torch.float32
+
+
+@pytest.mark.parametrize("term", [variance_term, covariance_term])
+def test_vicreg_inside_autocast_is_computed_in_fp32(term: Callable[..., torch.Tensor]) -> None:
+    z = three_tests()[0].float()
+    outside, inside = z.clone().requires_grad_(), z.clone().requires_grad_()
+    expected = term(outside)
+    expected.backward()
+    with torch.autocast("cpu", torch.bfloat16):
+        value = term(inside)
+    value.backward()
+    assert value.dtype == torch.float32
+    torch.testing.assert_close(value, expected)
+    assert outside.grad is not None
+    assert inside.grad is not None
+    torch.testing.assert_close(inside.grad, outside.grad)
+
+
+def test_small_covariances_beside_a_large_variance() -> None:
+    """Squares of the diagonal are 1e8 times those of the rest: fp32 has no room for both in one sum."""
+    white = torch.linalg.qr(torch.randn(512, 4, generator=torch.Generator().manual_seed(0)).double())[0]
+    z = torch.linalg.qr(white - white.mean(0))[0] * math.sqrt(511) * 100
+    z[:, 1] += 1e-4 * z[:, 0]
+    assert float(covariance_term(z)) == pytest.approx(2 * (1e4 * 1e-4) ** 2 / 4, rel=1e-6)
+    assert float(covariance_term(z.float())) == pytest.approx(0.5, rel=0.01)
 
 
 def test_vicreg_errors() -> None:

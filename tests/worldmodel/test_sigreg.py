@@ -168,6 +168,17 @@ def test_bf16_is_computed_in_fp32() -> None:
     assert torch.equal(value, sigreg(z.float(), step=0))
 
 
+def test_backward_inside_autocast_is_computed_in_fp32() -> None:
+    z, sigreg = gaussian(64, 8), SIGReg(num_slices=16)
+    outside, inside = z.clone().requires_grad_(), z.clone().requires_grad_()
+    sigreg(outside, step=0).backward()
+    with torch.autocast("cpu", torch.bfloat16):
+        sigreg(inside, step=0).backward()
+    assert outside.grad is not None
+    assert inside.grad is not None
+    torch.testing.assert_close(inside.grad, outside.grad, atol=0, rtol=1e-6)
+
+
 def test_directions_are_a_function_of_seed_and_step() -> None:
     z = gaussian(64, 8)
     first = SIGReg(num_slices=16, seed=4)(z, step=7)
@@ -203,9 +214,10 @@ def test_block_size_changes_nothing(block: int) -> None:
 
 def test_without_samples_it_is_zero_and_has_no_nan() -> None:
     z = torch.zeros(0, 8, requires_grad=True)
-    value = SIGReg(num_slices=4)(z, step=0)
-    value.backward()
-    assert float(value.detach()) == 0.0
+    for scale_by_n in (True, False):
+        value = SIGReg(num_slices=4, scale_by_n=scale_by_n)(z, step=0)
+        value.backward()
+        assert float(value.detach()) == 0.0
 
 
 @pytest.mark.parametrize("options", [{"num_slices": 0}, {"num_points": 1}, {"t_max": 0.0}, {"block": 0}])
@@ -223,6 +235,12 @@ def test_bad_shape(shape: tuple[int, ...]) -> None:
 def test_bad_type_and_reduction() -> None:
     with pytest.raises(ValueError, match="floating-point"):
         SIGReg()(torch.zeros(3, 2, dtype=torch.int64), step=0)
+    with pytest.raises(ValueError, match="the last axis holds the features"):
+        SIGReg(sample_axis=-1)
+    with pytest.raises(ValueError, match="sample_axis 1"):
+        SIGReg(sample_axis=1)(torch.zeros(3, 2), step=0)
+    with pytest.raises(ValueError, match="one of them is empty"):
+        SIGReg()(torch.zeros(0, 3, 2), step=0)
     with pytest.raises(ValueError, match="reduction"):
         SIGReg(reduction="max")  # type: ignore[arg-type]
 

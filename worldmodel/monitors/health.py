@@ -28,6 +28,7 @@ class EmbeddingHealth:
         count: N, over all ranks.
         rankme: exp of the entropy of the normalised singular values, raw features (Garrido et al. 2023, eq. 1).
         rankme_centered: the same after subtracting the mean: tells drift of the mean from collapse.
+        rankme_over_k: rankme / D.
         rankme_over_ceiling: rankme over that of isotropic noise with as many samples.
         participation_ratio, stable_rank, alpha_req: of the covariance; see worldmodel.monitors.spectrum.
         std: mean over dimensions of the standard deviation.
@@ -36,15 +37,18 @@ class EmbeddingHealth:
         mean_cosine: mean cosine over all pairs of distinct vectors (of L2-normalised copies); 0 with a zero vector.
         correlation: mean over pairs of dimensions of the absolute correlation; constant dimensions have none and are
             left out, without two others it is 0.
-        sigreg_over_floor: SIGReg statistic of 512 vectors (fewer if there are fewer), each dimension standardised, over
-            that of Gaussian samples: 1 for uncorrelated Gaussian features.
+        sigreg_standardised: SIGReg statistic of 512 vectors (fewer if there are fewer), each dimension standardised,
+            over that of Gaussian samples: 1 for uncorrelated Gaussian features. Mean and scale, which a SIGReg loss
+            sees, are taken out: features that were not trained with it have any.
+        warning: what to do if there are too few vectors to read a rank from, else empty.
 
-    All but `count` are NaN if a feature was not finite; `alpha_req` also where no power law can be fitted.
+    Numbers but `count` are NaN if a feature was not finite; `alpha_req` also where no power law can be fitted.
     """
 
     count: int
     rankme: float
     rankme_centered: float
+    rankme_over_k: float
     rankme_over_ceiling: float
     participation_ratio: float
     stable_rank: float
@@ -55,13 +59,16 @@ class EmbeddingHealth:
     dead: float
     mean_cosine: float
     correlation: float
-    sigreg_over_floor: float
+    sigreg_standardised: float
+    warning: str = ""
 
     def as_dict(self) -> dict[str, float]:
         """What a task's `monitors()` returns, by the names that logs and reports use."""
         return {
+            "count": float(self.count),
             "rankme": self.rankme,
             "rankme_centered": self.rankme_centered,
+            "rankme_over_k": self.rankme_over_k,
             "rankme_over_ceiling": self.rankme_over_ceiling,
             "participation_ratio": self.participation_ratio,
             "stable_rank": self.stable_rank,
@@ -72,7 +79,7 @@ class EmbeddingHealth:
             "dead_dimensions": self.dead,
             "mean_cosine": self.mean_cosine,
             "correlation": self.correlation,
-            "sigreg_over_floor": self.sigreg_over_floor,
+            "sigreg_standardised": self.sigreg_standardised,
         }
 
 
@@ -122,6 +129,7 @@ class EmbeddingMonitor:
             count=n,
             rankme=rank.rankme,
             rankme_centered=rank.rankme_centered,
+            rankme_over_k=rank.rankme_over_k,
             rankme_over_ceiling=rank.rankme_over_ceiling,
             participation_ratio=rank.participation_ratio,
             stable_rank=rank.stable_rank,
@@ -132,13 +140,15 @@ class EmbeddingMonitor:
             dead=float((std < 0.1 * self.gamma).double().mean()) if finite else math.nan,
             mean_cosine=float((unit_sum.square().sum() - unit_energy) / (n * (n - 1))),
             correlation=_correlation(sums) if finite else math.nan,
-            sigreg_over_floor=self._gaussianity(sums, std) if finite else math.nan,
+            sigreg_standardised=self._gaussianity(sums, std) if finite else math.nan,
+            warning=rank.warning,
         )
 
     @torch.no_grad()
     def _gaussianity(self, sums: MomentSums, std: torch.Tensor) -> float:
-        rows = self._sample.here(self.dim) - sums.first / sums.count
-        standardised = torch.where(_varies(sums), rows / std, 0.0)
+        rows = self._sample.here(self.dim)
+        mean, scale, varies = (v.to(rows.device) for v in (sums.first / sums.count, std, _varies(sums)))
+        standardised = torch.where(varies, (rows - mean) / scale, 0.0)
         return float(self._sigreg(standardised, step=0)) / self._sigreg.floor
 
 

@@ -21,11 +21,13 @@ class LDASummary:
         count: n, over all ranks.
         rank: exp of the entropy of the normalised eigenvalues of S_w^-1/2 S_b S_w^-1/2; 1 if all are zero.
         signal: sum of these eigenvalues, how far samples lie apart in units of the spread of their views.
+        warning: what to do if n <= D, where the rank is that of the sample, else empty.
     """
 
     count: int
     rank: float
     signal: float
+    warning: str = ""
 
 
 class LDARank:
@@ -73,8 +75,11 @@ def _discriminant(means: MomentSums, deviations: MomentSums, *, delta: float) ->
     n = means.count
     if n < 2:
         raise ValueError(f"LDA-rank needs at least 2 groups, got {n}")
+    warning = ""
+    if n <= means.dim:
+        warning = f"{n} groups of {means.dim} dimensions: LDA-rank reads low, use more groups than dimensions"
     if not (means.finite and deviations.finite):
-        return LDASummary(count=n, rank=math.nan, signal=math.nan)
+        return LDASummary(count=n, rank=math.nan, signal=math.nan, warning=warning)
     within, axes = torch.linalg.eigh(deviations.gram / (deviations.count - n))
     within = within.clamp_min(0) + delta
     whitening = axes / within.sqrt()
@@ -82,7 +87,9 @@ def _discriminant(means: MomentSums, deviations: MomentSums, *, delta: float) ->
     # Rounding of the features, seen through the whitening.
     noise = FP32_NOISE * means.energy / n / float(within[0])
     eigenvalues = torch.where(eigenvalues <= noise, 0.0, eigenvalues)
-    return LDASummary(count=n, rank=entropy_rank(eigenvalues), signal=float(eigenvalues.sum()))
+    return LDASummary(
+        count=n, rank=entropy_rank(eigenvalues), signal=float(eigenvalues.sum()), warning=warning
+    )
 
 
 def lda_rank(features: torch.Tensor, *, delta: float = 1e-4) -> float:

@@ -97,7 +97,7 @@ def marchenko_pastur_rankme(ratio: float) -> float:
     singular values are zero and the rest are those of the transpose.
 
     Args:
-        ratio: K/N, positive. (N = 10 K gives 0.987, N = K 0.806, N = K/2 0.463.)
+        ratio: K/N, positive. (N = 10 K gives 0.987, N = K 0.805, N = K/2 0.463.)
     """
     if not ratio > 0:
         raise ValueError(f"ratio is K/N, a positive number, got {ratio}")
