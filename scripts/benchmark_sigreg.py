@@ -48,7 +48,7 @@ CASES = [(512, 64), (2048, 192), (8192, 256), (100_000, 256)]
 TABLE_LIMIT = (
     10_000  # samples; beyond, a peer's table of cosines needs more memory than this benchmark grants
 )
-MEMORY_LIMIT_GIB = 16
+MEMORY_LIMIT_GIB = 8
 
 
 class _Anything(types.ModuleType):

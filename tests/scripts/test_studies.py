@@ -125,4 +125,4 @@ def test_the_sigreg_benchmark_measures_ours(script: Any) -> None:
     row = {"name": "x", "n": 9, "d": 2, "peak_mib": None}
     text = benchmark.tables({"cases": [row], "two_processes": [{"name": "x", **pair}], "peers": {}})
     assert "| x | 9 x 2 |" in text
-    assert "over 16 GiB" in text
+    assert "over 8 GiB" in text
