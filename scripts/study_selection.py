@@ -115,6 +115,7 @@ def run_one(sweep: str, values: tuple[float, float], seed: int, *, runs: Path) -
     row = {"sweep": sweep, "seed": seed, "first": values[0], "second": values[1]}
     if "failed" in raw:
         return {**row, **raw}
+    row["pretrained_at_commit"] = raw["commit"]
     for entry in raw["probe"]:
         if entry["budget"] in BUDGETS:
             row[f"probe_{entry['budget']}"] = statistics.fmean(entry["pretrained"])
