@@ -175,7 +175,7 @@ def _check_memory(file: FeatureFile) -> None:
         gib = 3 * 8 * dim**2 / 2**30
         raise ValueError(
             f"{file.name}: {dim} dimensions need {gib:.0f} GiB for their Gram matrix and its spectrum: project the "
-            f"features to {MAX_DIM} dimensions or fewer (a random projection keeps the rank of what is below it)"
+            f"features to {MAX_DIM} dimensions or fewer"
         )
 
 
