@@ -5,6 +5,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
+from worldmodel.batches import LatentState
 from worldmodel.objectives import Loss
 
 
@@ -40,3 +41,19 @@ class MaskSampler(Protocol):
     """Chooses what the context encoder sees."""
 
     def __call__(self, occupied: torch.Tensor, *, seeds: Sequence[int]) -> Any: ...
+
+
+@runtime_checkable
+class WorldModel(Protocol):
+    """What planners and evaluations see of a world model."""
+
+    def encode(self, observations: torch.Tensor) -> torch.Tensor:
+        """Latents [B, T, ...] of observations [B, T, ...], each from its own observation alone."""
+        ...
+
+    def rollout(self, state: LatentState, future: torch.Tensor) -> torch.Tensor:
+        """Imagined latents [B, H, ...] for future actions [B, H, A]; future[:, 0] leads on from the newest latent.
+
+        Differentiable in the actions. Imagining H steps equals imagining them one after another.
+        """
+        ...

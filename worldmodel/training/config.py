@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from worldmodel.training.schedules import OneCycle
+from worldmodel.training.schedules import Schedule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,6 +16,7 @@ class TrainerConfig:
         accumulate: micro-batches per optimiser step. Each is a batch of its own for BatchNorm and masks.
         schedule: learning rate and beta1 as functions of the step.
         beta2, weight_decay: of AdamW; the decay is decoupled and covers every parameter.
+        decay_vectors: let the decay cover one-dimensional parameters (biases, normalisation, tokens) too.
         clip_norm: gradient norm limit.
         precision: "fp32"; "bf16" (autocast; losses and statistics stay fp32); "fp64" to check equivalences, such as
             one process against many, without rounding in the way.
@@ -32,10 +33,11 @@ class TrainerConfig:
 
     max_steps: int
     batch_size: int
-    schedule: OneCycle
+    schedule: Schedule
     accumulate: int = 1
     beta2: float = 0.99
     weight_decay: float = 0.01
+    decay_vectors: bool = True
     clip_norm: float = 10.0
     precision: str = "fp32"
     device: str = "auto"

@@ -71,6 +71,15 @@ def _apply_schedule(optimizer: torch.optim.Optimizer, config: TrainerConfig, ste
     return rate
 
 
+def _decay_groups(parameters: list[nn.Parameter], config: TrainerConfig) -> list[dict[str, Any]]:
+    """All parameters in one group, or matrices and vectors in two, the latter without weight decay."""
+    if config.decay_vectors:
+        return [{"params": parameters}]
+    matrices, vectors = ([p for p in parameters if (p.ndim > 1) is many] for many in (True, False))
+    groups: list[dict[str, Any]] = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+    return [g for g in groups if g["params"]]
+
+
 def fit(
     task: nn.Module,
     *,
@@ -101,7 +110,9 @@ def fit(
         )
     task.to(device, torch.float64 if config.precision == "fp64" else torch.float32)
     parameters = [p for p in task.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=config.schedule.max_lr, weight_decay=config.weight_decay)
+    optimizer = torch.optim.AdamW(
+        _decay_groups(parameters, config), lr=config.schedule.max_lr, weight_decay=config.weight_decay
+    )
     samples = len(dataset)  # type: ignore[arg-type]
     # Rank 0 chooses: on a network file system the ranks may not see the same folders yet.
     latest = broadcast_text(str(run.latest_checkpoint() or ""))

@@ -2,10 +2,47 @@
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 
 def _cosine(start: float, end: float, share: float) -> float:
     return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
+
+
+class Schedule(Protocol):
+    """Learning rate and beta1 of Adam by step."""
+
+    @property
+    def max_lr(self) -> float: ...
+
+    def at(self, step: int, total: int) -> tuple[float, float]:
+        """(learning rate, beta1) of the optimiser step number `step`, counted from 0, of `total`."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarmupCosine:
+    """Linear warm-up over `warmup` steps from `start_lr` to max_lr, then cosine to `end_lr`; beta1 is constant.
+
+    seq-JEPA (arXiv 2505.03176, A.2) takes 1e-5 for both ends and warms up for 20 of 1000 epochs.
+    """
+
+    max_lr: float
+    warmup: int = 100
+    start_lr: float = 0.0
+    end_lr: float = 0.0
+    beta1: float = 0.9
+
+    def __post_init__(self) -> None:
+        if not (self.max_lr > 0 and self.warmup >= 0 and min(self.start_lr, self.end_lr) >= 0):
+            raise ValueError(f"max_lr must be positive and warmup, start_lr and end_lr not negative: {self}")
+
+    def at(self, step: int, total: int) -> tuple[float, float]:
+        """(learning rate, beta1) of the optimiser step number `step`, counted from 0, of `total`."""
+        if step < self.warmup:
+            return self.start_lr + (self.max_lr - self.start_lr) * (step + 1) / self.warmup, self.beta1
+        share = (step - self.warmup) / max(1, total - self.warmup)
+        return _cosine(self.max_lr, self.end_lr, share), self.beta1
 
 
 @dataclass(frozen=True, kw_only=True)
