@@ -1,0 +1,103 @@
+"""The space of allowed actions, and the projection into it."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ActionBounds:
+    """Bounds of one environment action, which hold for each of the `block` actions a world model takes at once.
+
+    Attributes:
+        low, high: box [A], float32; infinite where there is none.
+        max_norm: bound of the Euclidean norm of an environment action, or None. The box must then hold zero, so that
+            shortening an action keeps it in the box.
+        block: environment actions joined to one action of the world model.
+
+    Raises:
+        ValueError: if the bounds contradict each other or one is NaN.
+    """
+
+    low: torch.Tensor
+    high: torch.Tensor
+    max_norm: float | None = None
+    block: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("low", "high"):
+            object.__setattr__(self, name, torch.as_tensor(getattr(self, name), dtype=torch.float32))
+        low, high = self.low, self.high
+        if low.ndim != 1 or low.shape != high.shape or not len(low) or not bool((low <= high).all()):
+            raise ValueError(f"bounds are two vectors [A] with low <= high, got {low} and {high}")
+        if self.max_norm is not None and not self.max_norm > 0:
+            raise ValueError(f"max_norm must be positive, got {self.max_norm}")
+        if self.max_norm is not None and not bool(((low <= 0) & (high >= 0)).all()):
+            raise ValueError(f"with max_norm the box must hold zero, got {low} and {high}")
+        if self.block < 1:
+            raise ValueError(f"a block holds at least 1 action, got {self.block}")
+        object.__setattr__(self, "_boxed", bool((low.isfinite() | high.isfinite()).any()))
+
+    @classmethod
+    def from_spec(cls, spec: Any, block: int = 1) -> "ActionBounds":
+        """Bounds of an action specification: anything with `low` [A], `high` [A] and `max_norm` (envs.ActionSpec).
+
+        Args:
+            spec: of one environment action, not of a block.
+            block: environment actions per action of the world model.
+        """
+        return cls(low=spec.low, high=spec.high, max_norm=spec.max_norm, block=block)
+
+    @property
+    def dim(self) -> int:
+        """Width of an action of the world model, block * A."""
+        return self.block * len(self.low)
+
+    def to(self, device: torch.device | str) -> "ActionBounds":
+        """The same bounds on another device."""
+        if self.low.device == torch.device(device):
+            return self
+        return ActionBounds(
+            low=self.low.to(device), high=self.high.to(device), max_norm=self.max_norm, block=self.block
+        )
+
+    def project(self, actions: torch.Tensor) -> torch.Tensor:
+        """The actions [..., block * A] with each environment action clipped to the box, then shortened to max_norm.
+
+        Raises:
+            ValueError: if the last axis is not block * A.
+        """
+        if actions.shape[-1] != self.dim:
+            raise ValueError(
+                f"actions end in {self.dim} numbers (block {self.block} x {len(self.low)}), got "
+                f"{tuple(actions.shape)}"
+            )
+        each = actions.unflatten(-1, (self.block, -1))
+        if self._boxed:  # type: ignore[attr-defined]
+            each = torch.clamp(each, self.low.to(each), self.high.to(each))
+        if self.max_norm is not None:
+            norm = each.norm(dim=-1, keepdim=True)
+            # The tiny factor keeps float32 rounding of the product on the inner side of the bound.
+            each = each * (self.max_norm * (1 - 1e-6) / norm.clamp(min=self.max_norm)).where(
+                norm > self.max_norm, 1.0
+            )
+        return each.flatten(-2)
+
+    def clipped_share(self, actions: torch.Tensor) -> float:
+        """Share of the environment actions in [..., block * A] that `project` would move."""
+        return self.moved_share(actions, self.project(actions))
+
+    def moved_share(self, actions: torch.Tensor, projected: torch.Tensor) -> float:
+        """The same where the projection is known already."""
+        moved = (actions != projected).unflatten(-1, (self.block, -1)).any(-1)
+        return float(moved.sum()) / max(moved.numel(), 1)
+
+    def default_spread(self) -> torch.Tensor:
+        """Standard deviation [A] to start a search with: half the box, at most max_norm; 1 where unbounded."""
+        half = (self.high - self.low) / 2
+        half = torch.where(half.isfinite(), half, torch.full_like(half, math.inf))
+        if self.max_norm is not None:
+            half = half.clamp(max=self.max_norm)
+        return torch.where(half.isfinite(), half, torch.ones_like(half))

@@ -1,0 +1,121 @@
+"""The loop of all planners that draw candidates from a Gaussian and fit it to the good ones."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from worldmodel.batches import LatentState
+from worldmodel.planning.bounds import ActionBounds
+from worldmodel.planning.costs import Cost
+from worldmodel.planning.noise import coloured, draw_normal, generators
+from worldmodel.planning.plan import Budget, Plan, StoppedBy
+from worldmodel.planning.search import Books, Evaluator, check_call, start
+from worldmodel.protocols import WorldModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """The next distribution: mean and standard deviation [B, H, A], and candidates [B, E, H, A] to keep, best first."""
+
+    mean: torch.Tensor
+    spread: torch.Tensor
+    elites: torch.Tensor | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SamplingPlanner:
+    """Draw, project into the bounds, imagine, judge, fit; a planner defines `fit` alone.
+
+    Attributes:
+        bounds: of the actions.
+        horizon: H, actions of the world model ahead (blocks, where it takes blocks).
+        samples: candidates per environment and iteration.
+        iterations: at most.
+        spread: initial standard deviation, one number or one per dimension of an environment action; by default half
+            the box or max_norm.
+        noise_beta: power 1 / f^beta of the candidates' noise over environment steps; 0 is white, 2 red.
+        with_mean: the current mean is one of the candidates.
+        execute_mean: the plan is the last mean, not the best candidate found.
+        chunk: candidates per environment imagined at once, to bound the memory.
+        budget: of one decision.
+    """
+
+    bounds: ActionBounds
+    horizon: int
+    samples: int = 300
+    iterations: int = 10
+    spread: float | Sequence[float] | None = None
+    noise_beta: float = 0.0
+    with_mean: bool = True
+    execute_mean: bool = False
+    chunk: int | None = None
+    budget: Budget = field(default_factory=Budget)
+
+    def __post_init__(self) -> None:
+        counts = {"horizon": self.horizon, "samples": self.samples, "iterations": self.iterations}
+        for name, value in {**counts, "chunk": self.chunk or 1}.items():
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+
+    def fit(
+        self, candidates: torch.Tensor, costs: torch.Tensor, *, mean: torch.Tensor, spread: torch.Tensor
+    ) -> Fit:
+        """The next distribution from candidates [B, K, H, A] with costs [B, K], where NaN is infinite already."""
+        raise NotImplementedError
+
+    def population(self, iteration: int) -> int:
+        """Candidates to draw in an iteration."""
+        return self.samples
+
+    def kept(self, iteration: int, earlier: Fit | None, warm: Plan | None) -> torch.Tensor | None:
+        """Candidates [B, E, H, A] of before to judge again beside the new ones."""
+        return None
+
+    def plan(
+        self,
+        model: WorldModel,
+        state: LatentState,
+        cost: Cost,
+        *,
+        seeds: Sequence[int],
+        step: int,
+        warm: Plan | None = None,
+    ) -> Plan:
+        """See `Planner.plan`."""
+        bounds = self.bounds.to(state.latents.device)
+        check_call(model, state, seeds, warm, (self.horizon, bounds.dim))
+        evaluator = Evaluator(model, state, cost, chunk=self.chunk)
+        books = Books(budget=self.budget, evaluator=evaluator, horizon=self.horizon)
+        with torch.inference_mode():
+            mean, spread = start(bounds, state, horizon=self.horizon, spread=self.spread, warm=warm)
+            sources = generators(seeds, step, mean.device)
+            fitted: Fit | None = None
+            stopped_by: StoppedBy = "iterations"
+            for iteration in range(self.iterations):
+                kept = self.kept(iteration, fitted, warm)
+                wanted = self.population(iteration) + (0 if kept is None else kept.shape[1])
+                allowed, stopped_by = books.affordable(wanted)
+                if allowed < 1:
+                    break
+                noise = mean.new_empty(len(state), self.population(iteration), *mean.shape[1:])
+                noise = coloured(draw_normal(noise, sources), block=bounds.block, beta=self.noise_beta)
+                drawn = torch.addcmul(mean.unsqueeze(1), noise, spread.unsqueeze(1))
+                if self.with_mean:
+                    drawn[:, 0] = mean
+                candidates = bounds.project(drawn)
+                clipped = bounds.moved_share(drawn, candidates)
+                if kept is not None:
+                    candidates = torch.cat([candidates, kept.to(candidates)], dim=1)
+                candidates = candidates[:, :allowed]
+                costs = evaluator(candidates).nan_to_num(nan=torch.inf)
+                books.note(candidates, costs, clipped)
+                fitted = self.fit(candidates, costs, mean=mean, spread=spread)
+                mean, spread = fitted.mean, fitted.spread
+        return books.close(
+            mean=mean,
+            spread=spread,
+            stopped_by=stopped_by,
+            execute_mean=self.execute_mean,
+            elites=None if fitted is None else fitted.elites,
+        )
