@@ -133,6 +133,12 @@ class Books:
         self._trace.append(lowest)
         self._clipped.append(clipped_share)
 
+    @property
+    def best(self) -> torch.Tensor:
+        """Best candidate so far, [B, H, A]."""
+        assert self._best is not None
+        return self._best[0]
+
     def close(
         self,
         *,

@@ -1,0 +1,101 @@
+"""Gradient descent on the actions, through differentiable rollouts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+
+from worldmodel.batches import LatentState
+from worldmodel.planning.bounds import ActionBounds
+from worldmodel.planning.costs import Cost
+from worldmodel.planning.noise import draw_normal, generators
+from worldmodel.planning.plan import Budget, Plan, StoppedBy
+from worldmodel.planning.search import Books, Evaluator, check_call, start
+from worldmodel.protocols import WorldModel
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class GradientPlanner:
+    """Adam or plain descent from several starting points, projected into the bounds after every step.
+
+    The first starting point is the warm start or zero, the others are drawn around it. Steps are taken in units of the
+    spread, so that one learning rate suits actions of different ranges. The gradient of the model's parameters is left
+    alone.
+
+    Attributes:
+        bounds: of the actions.
+        horizon: H, actions of the world model ahead.
+        restarts: starting points per environment.
+        iterations: evaluations of the cost; after the last one no step is taken.
+        optimiser: "adam" or "sgd".
+        lr: learning rate in units of the spread.
+        spread: of the starting points, one number or one per dimension; by default half the box or max_norm.
+        budget: of one decision; predictor steps count rollouts, whose gradient costs about twice as much again.
+    """
+
+    bounds: ActionBounds
+    horizon: int
+    restarts: int = 8
+    iterations: int = 30
+    optimiser: Literal["adam", "sgd"] = "adam"
+    lr: float = 0.1
+    spread: float | Sequence[float] | None = None
+    budget: Budget = field(default_factory=Budget)
+
+    def __post_init__(self) -> None:
+        if min(self.horizon, self.restarts, self.iterations) < 1 or not self.lr > 0:
+            raise ValueError(
+                f"horizon, restarts and iterations are at least 1 and lr positive, got {self.horizon}, "
+                f"{self.restarts}, {self.iterations} and {self.lr}"
+            )
+        if self.optimiser not in ("adam", "sgd"):
+            raise ValueError(f"the optimiser is adam or sgd, got {self.optimiser!r}")
+
+    def plan(
+        self,
+        model: WorldModel,
+        state: LatentState,
+        cost: Cost,
+        *,
+        seeds: Sequence[int],
+        step: int,
+        warm: Plan | None = None,
+    ) -> Plan:
+        """See `Planner.plan`. Must not be called in inference mode."""
+        bounds = self.bounds.to(state.latents.device)
+        check_call(model, state, seeds, warm, (self.horizon, bounds.dim))
+        evaluator = Evaluator(model, state, cost, chunk=None)
+        books = Books(budget=self.budget, evaluator=evaluator, horizon=self.horizon)
+        mean, spread = start(bounds, state, horizon=self.horizon, spread=self.spread, warm=warm)
+        scale = spread.unsqueeze(1)
+        noise = mean.new_empty(len(state), self.restarts, *mean.shape[1:])
+        noise = draw_normal(noise, generators(seeds, step, mean.device))
+        noise[:, 0] = 0
+        drawn = torch.addcmul(mean.unsqueeze(1), noise, scale)
+        actions = bounds.project(drawn)
+        clipped = bounds.moved_share(drawn, actions)
+        stopped_by: StoppedBy = "iterations"
+        units: torch.Tensor | None = None
+        for _ in range(self.iterations):
+            allowed, stopped_by = books.affordable(self.restarts)
+            if allowed < 1:
+                break
+            if units is None:
+                units = (actions[:, :allowed] / scale).detach().requires_grad_()
+                optimiser = (torch.optim.Adam if self.optimiser == "adam" else torch.optim.SGD)(
+                    [units], lr=self.lr
+                )
+            with torch.enable_grad():
+                actions = units * scale
+                costs = evaluator(actions)
+                (units.grad,) = torch.autograd.grad(torch.where(costs.isfinite(), costs, 0.0).sum(), [units])
+            actions = actions.detach()
+            books.note(bounds.project(actions), costs.detach().nan_to_num(nan=torch.inf), clipped)
+            units.grad.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
+            optimiser.step()
+            with torch.no_grad():
+                units.copy_(bounds.project(units * scale) / scale)
+        spread = actions.std(dim=1, correction=0)
+        chosen = books.best
+        return books.close(mean=chosen, spread=spread, stopped_by=stopped_by, execute_mean=False)
