@@ -1,0 +1,1 @@
+"""Judging a frozen action-conditioned representation: probes, equivariance, path integration, retrieval, intervals."""
