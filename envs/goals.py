@@ -142,7 +142,7 @@ def goal_info(
     return {
         "state": np.array(state, dtype=np.float64),
         "goal_state": problem.goal.copy(),
-        "goal_observation": goal_observation,
+        "goal_observation": goal_observation.copy(),
         "success": bool(env.success(problem, state[None])[0]),
         "distance": float(env.distance(problem, state[None])[0]),
     }

@@ -5,11 +5,11 @@ Positions are (x, y) in pixels of the image, pixel centres at integers. The meas
 """
 
 import functools
-import itertools
 
 import numpy as np
 
 from envs.goals import Split, split_of
+from envs.shortest_paths import FreeSpace
 
 SIZE = 65
 DOT_STD = 1.3
@@ -118,26 +118,17 @@ def move(positions: np.ndarray, moves: np.ndarray, layout: np.ndarray) -> np.nda
     return after
 
 
-def path_lengths(starts: np.ndarray, ends: np.ndarray, layout: np.ndarray) -> np.ndarray:
-    """Lengths [N] of the shortest free paths between free positions [N, 2], in pixels.
-
-    A shortest path among obstacles is straight or bends at their corners, here the four of the door.
-    """
+def free_space(layout: np.ndarray) -> FreeSpace:
+    """Where a dot can be, for lengths of paths."""
     wall, door = layout
-    left, right = wall - WALL_HALF_WIDTH, wall + WALL_HALF_WIDTH
-    corners = {x: [(x, door - DOOR_HALF_WIDTH), (x, door + DOOR_HALF_WIDTH)] for x in (left, right)}
-    singles = [[c] for x in corners for c in corners[x]]
-    doubles = [[a, b] for x, y in ((left, right), (right, left)) for a in corners[x] for b in corners[y]]
-    shortest = np.full(len(starts), np.inf)
-    for bends in [[], *singles, *doubles]:
-        points = [starts, *(np.broadcast_to(bend, starts.shape) for bend in bends), ends]
-        length, free = np.zeros(len(starts)), np.ones(len(starts), bool)
-        for a, b in itertools.pairwise(points):
-            fraction, _, _ = free_fraction(a, b - a, layout)
-            free &= fraction >= 1
-            length += np.linalg.norm(b - a, axis=1)
-        shortest = np.where(free, np.minimum(shortest, length), shortest)
-    return shortest
+    far = 2.0 * SIZE
+    across = (wall - WALL_HALF_WIDTH, wall + WALL_HALF_WIDTH)
+    boxes = [
+        [(across[0], -far), (across[1], door - DOOR_HALF_WIDTH)],
+        [(across[0], door + DOOR_HALF_WIDTH), (across[1], far)],
+    ]
+    edge = np.array([[BORDER_LOW] * 2, [BORDER_HIGH] * 2])
+    return FreeSpace(low=edge[0], high=edge[1], boxes=np.array(boxes))
 
 
 def sample_free(rooms: np.ndarray, layout: np.ndarray, *, generator: np.random.Generator) -> np.ndarray:

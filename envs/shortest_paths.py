@@ -1,0 +1,69 @@
+"""Shortest paths of a point among axis-parallel boxes: the true distance to a goal."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+# Boxes are entered by less than this before they block: a path may run along them and bend at their corners.
+_SKIN = 1e-6
+
+
+@dataclass(frozen=True, eq=False)
+class FreeSpace:
+    """A rectangle with boxes in it.
+
+    Attributes:
+        low, high: corners [2] of the rectangle.
+        boxes: [K, 2, 2], of each box the low corner and the high one. Boxes that touch must overlap, or a path could
+            run between them.
+    """
+
+    low: np.ndarray
+    high: np.ndarray
+    boxes: np.ndarray
+
+    def corners(self) -> np.ndarray:
+        """Corners [C, 2] of the boxes that a path can bend at."""
+        grid = [self.boxes[:, (0, 0, 1, 1), 0], self.boxes[:, (0, 1, 0, 1), 1]]
+        corners = np.stack(grid, axis=-1).reshape(-1, 2)
+        inside = ((corners >= self.low) & (corners <= self.high)).all(axis=1)
+        return corners[inside & self.free(corners)]
+
+    def free(self, points: np.ndarray) -> np.ndarray:
+        """Whether points [N, 2] are in no box."""
+        low, high = self.boxes[:, 0] + _SKIN, self.boxes[:, 1] - _SKIN
+        return ~((points[:, None] > low) & (points[:, None] < high)).all(axis=2).any(axis=1)
+
+    def visible(self, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+        """Whether the segments between points [..., 2] (broadcast) meet no box."""
+        starts, ends = np.broadcast_arrays(starts, ends)
+        start, way = starts[..., None, :], (ends - starts)[..., None, :]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            first = (self.boxes[:, 0] + _SKIN - start) / way
+            second = (self.boxes[:, 1] - _SKIN - start) / way
+        # 0 / 0 or x / 0: parallel to an axis, and always or never between the two faces across it.
+        between = (start > self.boxes[:, 0] + _SKIN) & (start < self.boxes[:, 1] - _SKIN)
+        enter = np.where(way == 0, np.where(between, -np.inf, np.inf), np.minimum(first, second)).max(axis=-1)
+        leave = np.where(way == 0, np.where(between, np.inf, -np.inf), np.maximum(first, second)).min(axis=-1)
+        return ~((enter < leave) & (enter < 1) & (leave > 0)).any(axis=-1)
+
+    def path_lengths(self, starts: np.ndarray, goal: np.ndarray) -> np.ndarray:
+        """Lengths [N] of the shortest free paths from points [N, 2] to a point [2]; infinite where there is none.
+
+        Such a path is straight or bends at corners of boxes only.
+        """
+        goal = np.asarray(goal, dtype=np.float64)
+        nodes = np.concatenate([self.corners(), goal[None]])
+        # Bellman-Ford from the goal: one round per bend.
+        edges = self._lengths(nodes[:, None], nodes[None])
+        beyond = edges[:, -1]
+        for _ in range(len(nodes)):
+            shorter = (edges + beyond).min(axis=1)
+            if np.array_equal(shorter, beyond):
+                break
+            beyond = shorter
+        return (self._lengths(np.asarray(starts)[:, None], nodes[None]) + beyond).min(axis=1)
+
+    def _lengths(self, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+        """Lengths of the free segments between points, infinite for those that are not free."""
+        return np.where(self.visible(starts, ends), np.linalg.norm(ends - starts, axis=-1), np.inf)
