@@ -11,6 +11,16 @@ from scipy.spatial.transform import Rotation
 
 from envs.episodes import ActionSpec, Episode
 
+# inv(p) * q = sum_i p_i (M_i q): one matrix for each of x, y, z, w of p.
+_INVERSE_TIMES = np.array(
+    [
+        [[0, 0, 0, -1], [0, 0, 1, 0], [0, -1, 0, 0], [1, 0, 0, 0]],
+        [[0, 0, -1, 0], [0, 0, 0, -1], [1, 0, 0, 0], [0, 1, 0, 0]],
+        [[0, 1, 0, 0], [-1, 0, 0, 0], [0, 0, 0, -1], [0, 0, 1, 0]],
+        [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]],
+    ],
+    np.float64,
+)
 QUATERNION = ("q_x", "q_y", "q_z", "q_w")
 
 
@@ -22,22 +32,11 @@ def quaternions(rotation: Rotation) -> np.ndarray:
 def relative_quaternions(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """inv(R_first) * R_second for unit quaternions [..., 4]: sign-canonical [..., 4] float32 (arXiv 2505.03176, A.2).
 
-    R maps object coordinates to camera coordinates, so this is the turn of the object about its own axes. Written out,
-    since SciPy's checks take ten times as long as the product.
+    R maps object coordinates to camera coordinates, so this is the turn of the object about its own axes. It is drawn
+    for every training sample: as one product it takes a tenth of the time of SciPy's checks.
     """
-    p, q = np.asarray(first, np.float64), np.asarray(second, np.float64)
-    px, py, pz, pw = np.moveaxis(p, -1, 0)
-    qx, qy, qz, qw = np.moveaxis(q, -1, 0)
-    product = np.stack(
-        [
-            pw * qx - px * qw - py * qz + pz * qy,
-            pw * qy - py * qw - pz * qx + px * qz,
-            pw * qz - pz * qw - px * qy + py * qx,
-            pw * qw + px * qx + py * qy + pz * qz,
-        ],
-        axis=-1,
-    )
-    return np.where(product[..., 3:] < 0, -product, product).astype(np.float32)
+    turn = np.einsum("...i,ikj,...j->...k", first.astype(np.float64), _INVERSE_TIMES, second)
+    return np.where(turn[..., 3:] < 0, -turn, turn).astype(np.float32)
 
 
 def distinct_views(available: int, *, steps: int, item: int, generator: np.random.Generator) -> np.ndarray:
