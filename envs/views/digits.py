@@ -62,19 +62,10 @@ def digits(
         ValueError: if the splits need more digits than there are.
     """
     spec = spec or DigitSpec()
-    if split not in ("train", "test"):
-        raise ValueError(f"split is train or test, got {split!r}")
     images, classes = mnist_digits()
-    fewest = int(np.bincount(classes, minlength=CLASSES).min())
-    if spec.train + spec.test > fewest:
-        raise ValueError(
-            f"{spec.train} training and {spec.test} test digits per class, but there are {fewest} of each"
-        )
-    generator = np.random.default_rng((seed, 0xD161))
+    chosen = digits_of(split, seed=seed, train=spec.train, test=spec.test)
+    generator = np.random.default_rng((seed, 0xA0))
     angles = np.radians(generator.uniform(-spec.limit, spec.limit, (len(images), spec.views)))
-    part = slice(spec.train) if split == "train" else slice(spec.train, spec.train + spec.test)
-    shuffled = [generator.permutation(np.flatnonzero(classes == c))[part] for c in range(CLASSES)]
-    chosen = np.sort(np.concatenate(shuffled))
     angles = angles[chosen]
     drawn = turned(images[chosen].astype(np.float32) / 255, angles, size=spec.size)
     return PosedViews(
@@ -83,6 +74,24 @@ def digits(
         classes=classes[chosen],
         latents={"angle": angles.astype(np.float32)},
     )
+
+
+def digits_of(split: Literal["train", "test"], *, seed: int, train: int = 400, test: int = 100) -> np.ndarray:
+    """Sorted indices of one side of a split into `train` and `test` digits per class.
+
+    Raises:
+        ValueError: if the two need more digits than there are.
+    """
+    if split not in ("train", "test"):
+        raise ValueError(f"split is train or test, got {split!r}")
+    _, classes = mnist_digits()
+    fewest = int(np.bincount(classes, minlength=CLASSES).min())
+    if train + test > fewest:
+        raise ValueError(f"{train} training and {test} test digits per class, but there are {fewest} of each")
+    generator = np.random.default_rng((seed, 0xD161))
+    part = slice(train) if split == "train" else slice(train, train + test)
+    shuffled = [generator.permutation(np.flatnonzero(classes == c))[part] for c in range(CLASSES)]
+    return np.sort(np.concatenate(shuffled))
 
 
 @lru_cache(maxsize=1)
