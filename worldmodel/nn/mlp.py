@@ -23,7 +23,7 @@ class MLPEncoder(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         dims = [in_dim, *widths]
-        for a, b in itertools.pairwise(dims):
+        for a, b in itertools.pairwise(dims[:-1]):
             layers += [nn.Linear(a, b, bias=False), SyncedBatchNorm1d(b), nn.ReLU(inplace=True)]
         layers.append(nn.Linear(dims[-2], dims[-1]))
         if output_norm:
