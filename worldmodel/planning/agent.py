@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from worldmodel.batches import LatentState
-from worldmodel.planning.costs import Cost, SubGoalCost
+from worldmodel.planning.costs import Cost, SubGoalCost, cost_rows
 from worldmodel.planning.plan import Plan, PlanAccounting, Planner
 from worldmodel.protocols import WorldModel
 
@@ -103,6 +103,28 @@ class PlanningAgent:
         action = state.plan.actions[:, state.executed]
         self.state = replace(state, last_action=action, executed=state.executed + 1)
         return action
+
+    def keep(self, rows: torch.Tensor) -> None:
+        """Go on with some of the environments only, by their present index: the others are done.
+
+        Raises:
+            RuntimeError: before `reset`.
+            TypeError: if the cost has no `rows(index)`.
+        """
+        if self.state is None:
+            raise RuntimeError("call reset(cost, seeds) before keep(rows)")
+        old, index = self.state, torch.as_tensor(rows).long()
+        latent = old.latent
+        if latent is not None:
+            latent = LatentState(latents=latent.latents[index], actions=latent.actions[index])
+        self.state = replace(
+            old,
+            cost=cost_rows(old.cost, index),
+            seeds=tuple(old.seeds[i] for i in index.tolist()),
+            latent=latent,
+            last_action=None if old.last_action is None else old.last_action[index],
+            plan=None if old.plan is None else old.plan.rows(index),
+        )
 
     def _observed(self, state: AgentState, observations: torch.Tensor) -> AgentState:
         if len(observations) != len(state.seeds):

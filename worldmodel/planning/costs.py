@@ -20,7 +20,10 @@ _KINDS: dict[str, Any] = {"l2": "mse", "l1": "l1", "cosine": "cosine"}
 
 
 class Cost(Protocol):
-    """Latents [B, K, H, ...] and the actions [B, K, H, A] that led to them, to one cost per candidate [B, K]."""
+    """Latents [B, K, H, ...] and the actions [B, K, H, A] that led to them, to one cost per candidate [B, K].
+
+    Any such function will do. The costs of this module can also go on with some of their environments: `rows`.
+    """
 
     def __call__(self, latents: torch.Tensor, actions: torch.Tensor) -> torch.Tensor: ...
 
@@ -96,6 +99,10 @@ class GoalCost:
             cost = cost + self.action_weight * actions.square().mean(-1).sum(-1)
         return cost
 
+    def rows(self, index: torch.Tensor) -> "GoalCost":
+        """The cost of some of the environments."""
+        return replace(self, goal=self.goal[index])
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SubGoalCost:
@@ -130,6 +137,11 @@ class SubGoalCost:
             total = torch.where(ahead[:, i, None, None], visited, total)
         return total[..., -1]
 
+    def rows(self, index: torch.Tensor) -> "SubGoalCost":
+        """The cost of some of the environments."""
+        reached = None if self.reached is None else self.reached[index]
+        return replace(self, goals=self.goals[index], reached=reached)
+
     def advance(self, latents: torch.Tensor, *, tolerance: float) -> "SubGoalCost":
         """With the next goal counted as passed where the latent [B, ...] is within `tolerance`; the last one stays."""
         last = self.goals.shape[1] - 1
@@ -162,10 +174,31 @@ class CostSum:
     def __call__(self, latents: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
         return torch.stack([weight * cost(latents, actions) for weight, cost in self.terms]).sum(0)
 
+    def rows(self, index: torch.Tensor) -> "CostSum":
+        """The cost of some of the environments."""
+        return CostSum([(weight, cost_rows(cost, index)) for weight, cost in self.terms])
+
+
+def cost_rows(cost: Cost, index: torch.Tensor) -> Cost:
+    """The cost of some of its environments.
+
+    Raises:
+        TypeError: if it has no `rows(index)`.
+    """
+    rows = getattr(cost, "rows", None)
+    if rows is None:
+        raise TypeError(
+            f"{type(cost).__name__} cannot go on with some environments only: give it rows(index)"
+        )
+    return rows(index)
+
 
 @dataclass(frozen=True, eq=False)
 class CostFunction:
-    """A plain function of the latents [B, K, H, ...] alone, to costs [B, K] or, summed here, [B, K, H]."""
+    """A plain function of the latents [B, K, H, ...] alone, to costs [B, K] or, summed here, [B, K, H].
+
+    The same for every environment.
+    """
 
     function: Callable[[torch.Tensor], torch.Tensor]
 
@@ -179,3 +212,7 @@ class CostFunction:
                 f"{tuple(latents.shape[:3])}, got {tuple(values.shape)}"
             )
         return values
+
+    def rows(self, index: torch.Tensor) -> "CostFunction":
+        """Itself: it knows no environment from another."""
+        return self

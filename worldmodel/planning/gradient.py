@@ -83,19 +83,40 @@ class GradientPlanner:
                 break
             if units is None:
                 units = (actions[:, :allowed] / scale).detach().requires_grad_()
-                optimiser = (torch.optim.Adam if self.optimiser == "adam" else torch.optim.SGD)(
-                    [units], lr=self.lr
-                )
+                descent = _Adam(units) if self.optimiser == "adam" else None
             with torch.enable_grad():
                 actions = units * scale
                 costs = evaluator(actions)
-                (units.grad,) = torch.autograd.grad(torch.where(costs.isfinite(), costs, 0.0).sum(), [units])
+                judged = torch.where(costs.isfinite(), costs, 0.0).sum()
+                (slope,) = torch.autograd.grad(judged, [units])
             actions = actions.detach()
             books.note(bounds.project(actions), costs.detach().nan_to_num(nan=torch.inf), clipped)
-            units.grad.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
-            optimiser.step()
-            with torch.no_grad():
-                units.copy_(bounds.project(units * scale) / scale)
+            slope = slope.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+            if descent is not None:
+                slope = descent.direction(slope)
+            units = (bounds.project((units.detach() - self.lr * slope) * scale) / scale).requires_grad_()
         spread = actions.std(dim=1, correction=0)
         chosen = books.best
         return books.close(mean=chosen, spread=spread, stopped_by=stopped_by, execute_mean=False)
+
+
+class _Adam:
+    """Direction of Adam (Kingma and Ba 2015, algorithm 1).
+
+    Not torch.optim's: its first use in a process imports the compiler, which takes seconds of a decision's budget.
+    """
+
+    def __init__(
+        self, like: torch.Tensor, *, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8
+    ) -> None:
+        self.mean, self.square = torch.zeros_like(like), torch.zeros_like(like)
+        self.betas, self.eps, self.steps = betas, eps, 0
+
+    def direction(self, slope: torch.Tensor) -> torch.Tensor:
+        """What to subtract, over the learning rate."""
+        self.steps += 1
+        b1, b2 = self.betas
+        self.mean = self.mean.lerp(slope, 1 - b1)
+        self.square = self.square.lerp(slope.square(), 1 - b2)
+        root = (self.square / (1 - b2**self.steps)).sqrt() + self.eps
+        return self.mean / (1 - b1**self.steps) / root

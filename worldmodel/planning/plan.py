@@ -95,6 +95,16 @@ class Plan:
             elites=None if self.elites is None else _shifted(self.elites, steps),
         )
 
+    def rows(self, index: torch.Tensor) -> "Plan":
+        """The plans of some of the environments, without the accounting, which is of all."""
+        return Plan(
+            actions=self.actions[index],
+            mean=self.mean[index],
+            spread=self.spread[index],
+            cost=self.cost[index],
+            elites=None if self.elites is None else self.elites[index],
+        )
+
 
 def _shifted(actions: torch.Tensor, steps: int) -> torch.Tensor:
     left = actions[..., steps:, :]
