@@ -61,11 +61,13 @@ class Decision:
 
     Attributes:
         actions: [B, K, A], executed one after another before the agent is asked again.
+        planned: whether this was a decision, not what was left of an earlier one.
         predictor_steps: applications of the world model, per episode.
         clipped: share of candidate actions that the bounds changed, if there are any.
     """
 
     actions: np.ndarray
+    planned: bool = True
     predictor_steps: float = 0.0
     clipped: float | None = None
 
@@ -204,7 +206,7 @@ def rollout(
         seconds = (time.perf_counter() - began) / len(active)
         actions = _checked(decision.actions, agent, active)
         for episode in active:
-            episode.decisions += 1
+            episode.decisions += decision.planned
             episode.seconds += seconds
             episode.predictor_steps += decision.predictor_steps
             if decision.clipped is not None:
