@@ -75,8 +75,7 @@ class ResNet18(nn.Module):
 
     def feature_map(self, x: torch.Tensor) -> torch.Tensor:
         """Images [N, C, H, W], uint8 or float, to the last map [N, 8 width, H / 8, W / 8] (ImageNet stem: / 32)."""
-        x = as_unit_range(x).contiguous(memory_format=torch.channels_last)
-        x = self.maxpool(torch.relu(self.bn1(self.conv1(x))))
+        x = self.maxpool(torch.relu(self.bn1(self.conv1(as_unit_range(x)))))
         return self.layer4(self.layer3(self.layer2(self.layer1(x))))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

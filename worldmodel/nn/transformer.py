@@ -1,4 +1,4 @@
-"""Pre-norm transformer blocks with an attention mask, position codes, and token dropping."""
+"""Pre-norm transformer blocks, who may see whom, position codes, and token dropping."""
 
 import math
 from dataclasses import dataclass
@@ -51,6 +51,27 @@ class Block(nn.Module):
         """Tokens [B, L, D] under the mask of `Attention`."""
         x = x + self.attn(self.norm1(x), allowed)
         return x + self.mlp(self.norm2(x))
+
+
+def block_causal(rank: torch.Tensor, query_step: torch.Tensor | None = None) -> torch.Tensor:
+    """Who sees whom among K context tokens and Q queries: [B, K + Q, K + Q] bool, a row for each that looks.
+
+    Context tokens see those of the same or a lower rank. The queries of step s see the context of ranks up to s and one
+    another; nobody else sees them. Padding, marked -1, sees itself alone: a softmax over nothing is NaN.
+
+    Args:
+        rank: [B, K] int64 of the context tokens.
+        query_step: [B, Q] int64, the step each query belongs to.
+    """
+    steps = rank[:, :0] if query_step is None else query_step
+    level = torch.cat([rank, steps], dim=1)
+    is_query = (torch.arange(level.shape[1], device=level.device) >= rank.shape[1]).expand_as(level)
+    looker, looked_at = level.unsqueeze(2), level.unsqueeze(1)
+    seen = torch.where(
+        is_query.unsqueeze(1), is_query.unsqueeze(2) & (looked_at == looker), looked_at <= looker
+    )
+    itself = torch.eye(level.shape[1], dtype=torch.bool, device=level.device)
+    return seen & (looker >= 0) & (looked_at >= 0) | itself
 
 
 def init_weights(module: nn.Module, *, depth: int) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from worldmodel.nn.mlp import as_unit_range
-from worldmodel.nn.transformer import Block, Packed, init_weights, sincos_positions
+from worldmodel.nn.transformer import Block, Packed, block_causal, init_weights, sincos_positions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +106,8 @@ class ViT(nn.Module):
                 )
             packed = Packed.of(rank >= 0)
             patches = packed.take(patches)
-            allowed = _allowed(packed.take(rank), packed.valid)
+            kept = torch.where(packed.valid, packed.take(rank), -1)
+            allowed = block_causal(torch.cat([kept.new_zeros(len(kept), 1), kept], dim=1))
         tokens = torch.cat([self.cls_token.expand(len(x), -1, -1).to(patches.dtype), patches], dim=1)
         hidden = []
         for block in self.blocks:
@@ -120,11 +121,3 @@ class ViT(nn.Module):
         """Images [N, C, H, W] to embeddings [N, D]."""
         tokens = self.tokens(x)
         return tokens.cls if self.pool == "cls" else tokens.patches.mean(1)
-
-
-def _allowed(rank: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-    """Who sees whom among [CLS] and K patches, [N, 1 + K, 1 + K]; padding is seen by itself alone."""
-    rank = torch.cat([rank.new_zeros(len(rank), 1), rank], dim=1)
-    valid = torch.cat([valid.new_ones(len(valid), 1), valid], dim=1)
-    itself = torch.eye(rank.shape[1], dtype=torch.bool, device=rank.device)
-    return (rank.unsqueeze(1) <= rank.unsqueeze(2)) & valid.unsqueeze(1) & valid.unsqueeze(2) | itself
