@@ -107,13 +107,20 @@ class Prepared:
     def observation_shape(self) -> tuple[int, ...]:
         return self.posed.observation_shape
 
+    @property
+    def views(self) -> int:
+        return self.posed.views.shape[1]
+
+    @property
+    def classes(self) -> int:
+        return int(self.posed.classes.max()) + 1
+
     def __len__(self) -> int:
         return len(self.posed)
 
     def sample(self, item: int, *, steps: int, generator: np.random.Generator) -> Episode:
         """`steps` distinct views of an object and the rotations between them."""
-        available = self.posed.views.shape[1]
-        chosen = distinct_views(available, steps=steps, item=item, generator=generator)
+        chosen = distinct_views(self.views, steps=steps, item=item, generator=generator)
         return Episode(
             observations=self.posed.views[item, chosen],
             actions=self.pairs[item, chosen[:-1], chosen[1:]],

@@ -2,17 +2,84 @@
 
     python scripts/study_seq_jepa.py --data digits
 
-Every (arm, seed) is a cell: trained, measured, stored under --runs and not made again when the study is restarted.
+Every (arm, seed) is a cell: trained, measured, stored under --runs and not made again when the study is restarted. The
+report holds every cell that is there. Nothing was tuned on its figures: gates and protocol were fixed before.
 """
 
 import argparse
+import json
+import time
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
-from seq_jepa_arms import ARMS, Scale, trained
+from seq_jepa_arms import ARMS, Arm, Prepared, Scale, source, task, trained
+from seq_jepa_report import figure, gates, report
 from tqdm import tqdm
 
+from worldmodel.episodes import episode_batches
+from worldmodel.evaluation.action_conditioned import (
+    Protocol,
+    aggregate_scores,
+    encoder_scores,
+    retrieval_scores,
+)
+from worldmodel.evaluation.sequences import Sequences, draw_sequences, encode_sequences, frozen
+from worldmodel.training.checkpoints import write_json
+from worldmodel.training.provenance import provenance
+
 BASE = ("random", "random_no_act", "act", "no_act", "act_m1")
+RETRIEVAL_EPISODES = 1000
+
+
+@lru_cache(maxsize=2)
+def drawn(data: str, seed: int, protocol: Protocol) -> tuple[Sequences, Sequences, Sequences]:
+    """Training and test sequences of the probes, and test episodes that hold every view of their item."""
+    train, test = source(data, "train"), source(data, "test")
+    return (
+        draw_sequences(train, steps=protocol.steps, count=protocol.regressed[0], seed=seed),
+        draw_sequences(test, steps=protocol.steps, count=protocol.regressed[1], seed=seed),
+        draw_sequences(test, steps=test.views, count=RETRIEVAL_EPISODES, seed=seed),
+    )
+
+
+def measured(
+    arm: Arm, *, data: str, scale: Scale, seed: int, folder: Path, protocol: Protocol
+) -> dict[str, Any]:
+    """Train one cell, or take it trained, and measure it."""
+    model, record = trained(arm, data=data, scale=scale, seed=seed, folder=folder)
+    began = time.perf_counter()
+    test_items: Prepared = source(data, "test")
+    heldout = episode_batches(test_items, steps=max(arm.views + 1, 2), count=1000, batch_size=250, seed=1)
+    with frozen(model):
+        health = model.monitors(heldout)  # type: ignore[operator]
+    train, test, whole = drawn(data, seed, protocol)
+    classes = test_items.classes
+    encoder = model.encoder if arm.baseline else model.model.encoder
+    features = [encode_sequences(encoder, s) for s in (train, test)]
+    scores = encoder_scores(
+        train=features[0], test=features[1], classes=classes, protocol=protocol, seed=seed
+    )
+    if arm.baseline is None:
+        untrained = task(arm, source=test_items, scale=scale, seed=seed).model
+        scores |= aggregate_scores(
+            model.model,
+            untrained=untrained,
+            train=features[0],
+            test=features[1],
+            classes=classes,
+            protocol=protocol,
+            seed=seed,
+        )
+        scores |= retrieval_scores(
+            model.model, encode_sequences(encoder, whole), views=protocol.retrieval_views
+        )
+    scores |= {f"health/{name}": health[name] for name in HEALTH if name in health}
+    return {**record, "scores": scores, "measure_s": time.perf_counter() - began}
+
+
+HEALTH = ("z_std", "rankme_centered", "error", "error_shuffled", "error_copy", "sigreg_standardised")
 
 
 def main() -> None:
@@ -20,17 +87,41 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", choices=("digits", "objects30", "objects90"), default="digits")
-    parser.add_argument("--arms", nargs="*", choices=sorted(ARMS), default=list(BASE))
+    parser.add_argument("--arms", nargs="*", choices=list(ARMS), default=list(BASE))
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
     parser.add_argument("--runs", type=Path, default=Path("runs/seq_jepa"), help="where cells are kept")
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     parser.add_argument("--train-only", action="store_true", help="leave measuring to a later call")
+    parser.add_argument("--note", default="", help="a remark to store with the results")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    cells = [(seed, name) for seed in arguments.seeds for name in arguments.arms]
-    for seed, name in tqdm(cells, unit="cell"):
-        folder = arguments.runs / arguments.data / f"{name}_seed-{seed}"
-        trained(ARMS[name], data=arguments.data, scale=Scale(), seed=seed, folder=folder)
+    scale, protocol = Scale(), Protocol()
+    runs = arguments.runs / arguments.data
+    for seed, name in tqdm([(s, n) for s in arguments.seeds for n in arguments.arms], unit="cell"):
+        folder = runs / f"{name}_seed-{seed}"
+        settings = {"data": arguments.data, "scale": scale, "seed": seed, "folder": folder}
+        if arguments.train_only:
+            trained(ARMS[name], **settings)
+        elif not (folder / "cell.json").is_file():
+            cell = measured(ARMS[name], protocol=protocol, **settings)
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json(folder / "cell.json", {"arm": name, "seed": seed, **cell, "measured_at": provenance()})
+    cells = [json.loads(p.read_text()) for p in sorted(runs.glob("*/cell.json"))]
+    if arguments.train_only or not cells:
+        return
+    result = {
+        "data": arguments.data,
+        "cells": cells,
+        "gates": gates(cells, data=arguments.data),
+        "note": arguments.note,
+        **provenance(),
+    }
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    path = arguments.out / f"seq_jepa_{arguments.data}.json"
+    write_json(path, result)
+    path.with_suffix(".md").write_text(report(result))
+    figure(result, path.with_suffix(".png"))
+    print(path.with_suffix(".md").read_text())
 
 
 if __name__ == "__main__":
