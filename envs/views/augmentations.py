@@ -141,9 +141,8 @@ class AugmentedImages:
             draw_view(self.spec, height=shape[0], width=shape[1], last=t == steps - 1, generator=generator)
             for t in range(steps)
         ]
-        labels: dict[str, np.ndarray] = {
-            kind: np.stack([normalised(view, self.spec)[kind] for view in drawn]) for kind in PARAMETERS
-        }
+        parameters = [normalised(view, self.spec) for view in drawn]
+        labels: dict[str, np.ndarray] = {kind: np.stack([p[kind] for p in parameters]) for kind in PARAMETERS}
         actions = np.concatenate(
             [np.diff(labels[kind], axis=0) for kind in PARAMETERS if kind in self.spec.acted], axis=1
         )
