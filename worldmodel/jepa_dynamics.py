@@ -1,4 +1,4 @@
-"""A JEPA dynamics model for planning, end to end: encoder, recurrent predictor, inverse dynamics; no decoder, no reward.
+"""An end-to-end JEPA dynamics model for planning: encoder, recurrent predictor, inverse dynamics; no decoder or reward.
 
 The latent of an observation is the state of the predictor: z_{t+1} = g(z_t, a_t). Everything is trained together from
 pixels, kept from collapsing by VICReg's terms (PLDM, arXiv 2502.14819; eb_jepa, arXiv 2602.03604) or by SIGReg (LeWM).

@@ -98,6 +98,7 @@ class SeqWorldModel(nn.Module):
         encoder: observations [N, ...] to embeddings [N, D].
         embed_dim: D.
         action_dim: A.
+        action_scale: what actions are divided by first, for those that are far from 1 in size.
         action_embed: E, width of the embedded action. One linear map embeds observed and upcoming actions alike.
         condition: where actions enter; "none" is the action-free ablation.
         hidden: of the predictor.
@@ -111,6 +112,7 @@ class SeqWorldModel(nn.Module):
         encoder: nn.Module,
         embed_dim: int,
         action_dim: int,
+        action_scale: float = 1.0,
         action_embed: int = 128,
         condition: Literal["both", "predictor", "aggregator", "none"] = "both",
         hidden: int = 1024,
@@ -120,7 +122,9 @@ class SeqWorldModel(nn.Module):
         super().__init__()
         if condition not in ("both", "predictor", "aggregator", "none"):
             raise ValueError(f"condition is both, predictor, aggregator or none, got {condition!r}")
-        self.condition, self.window = condition, window
+        if not action_scale > 0:
+            raise ValueError(f"the action scale must be positive, got {action_scale}")
+        self.condition, self.window, self.action_scale = condition, window, action_scale
         self.encoder = encoder
         self.action_embedding = nn.Linear(action_dim, action_embed, bias=False)
         self.aggregator = Aggregator(embed_dim + action_embed, **aggregator)  # type: ignore[arg-type]
@@ -166,7 +170,7 @@ class SeqWorldModel(nn.Module):
         return torch.stack(imagined, dim=1)
 
     def _embedded(self, actions: torch.Tensor, *, used: bool) -> torch.Tensor:
-        embedded = self.action_embedding(actions)
+        embedded = self.action_embedding(actions / self.action_scale)
         return embedded if used else torch.zeros_like(embedded)
 
 

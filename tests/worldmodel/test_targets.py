@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from worldmodel.targets import EMATarget, SharedTarget, linear_momentum
+from worldmodel.targets import EMATarget, SharedTarget, cosine_momentum, linear_momentum
 
 
 def encoder(seed: int = 0) -> nn.Sequential:
@@ -88,3 +88,25 @@ def test_shared_target_is_the_encoder_with_gradient() -> None:
     assert target(online, torch.randn(4, 3)).requires_grad
     assert not list(target.parameters())
     assert target.update(online, progress=0.0) is None  # type: ignore[func-returns-value]
+
+
+def test_cosine_momentum_at_the_first_and_the_last_step() -> None:
+    total = 1000
+    momenta = [cosine_momentum(start=0.99, progress=i / total) for i in range(total)]
+    assert momenta[0] == pytest.approx(0.99, abs=1e-15)
+    assert momenta[500] == pytest.approx(0.995, abs=1e-12)
+    assert 1 - 1e-7 < momenta[-1] < 1
+    assert momenta == sorted(momenta)
+    target = EMATarget(encoder(1), momentum=0.99, schedule="cosine")
+    assert target.update(encoder(0), progress=0.5) == pytest.approx(0.995)
+    with pytest.raises(ValueError, match="schedule is linear or cosine"):
+        EMATarget(encoder(), momentum=0.9, schedule="square")  # type: ignore[arg-type]
+
+
+def test_buffers_are_taken_over_where_asked() -> None:
+    online = encoder()
+    target = EMATarget(online, momentum=0.9, copy_buffers=True)
+    online(torch.randn(8, 3, generator=torch.Generator().manual_seed(0)) + 5)
+    target.update(online, progress=0.0)
+    for mine, its in zip(target.encoder.buffers(), online.buffers(), strict=True):
+        assert torch.equal(mine, its)

@@ -29,6 +29,7 @@ from worldmodel.training import TrainingDiverged, fit, loop
 from worldmodel.training.checkpoints import CheckpointError, list_checkpoints, load_checkpoint
 from worldmodel.training.metrics import MetricsLog, read_metrics
 from worldmodel.training.run_folder import RunFolder
+from worldmodel.training.schedules import WarmupCosine
 from worldmodel.training.signals import StopRequest, stop_on_signal
 
 
@@ -379,3 +380,16 @@ def test_outside_the_main_thread_signals_are_left_alone() -> None:
     thread.join()
     assert not seen[0].requested
     assert signal.getsignal(signal.SIGINT) == before
+
+
+def test_weight_decay_may_leave_vectors_alone(tmp_path: Path) -> None:
+    """With a learning rate that moves nothing but by decay, matrices shrink and vectors stay; and it resumes."""
+    schedule = WarmupCosine(max_lr=1e-9, warmup=0)
+    shrinking = {"schedule": schedule, "weight_decay": 1e7, "decay_vectors": False, "max_steps": 2}
+    before = {name: p.detach().clone() for name, p in ToyTask().named_parameters()}
+    train(tmp_path, **shrinking, stop_after=1)
+    train(tmp_path, **shrinking)
+    for name, value in saved_model(tmp_path).items():
+        if name in before and not name.startswith("target"):
+            ratio = float(value.norm() / before[name].norm()) if float(before[name].norm()) else 1.0
+            assert (ratio < 0.99) == (before[name].ndim > 1), (name, ratio)

@@ -1,0 +1,161 @@
+"""The JEPA dynamics model: each loss term against a formula, rollouts, collapse, two processes."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.func import functional_call
+
+from tests.worldmodel.two_processes import TwoProcesses, assert_equals_one_process
+from worldmodel.batches import EpisodeBatch, LatentState
+from worldmodel.conformance import check_world_model
+from worldmodel.jepa_dynamics import (
+    DynamicsModel,
+    DynamicsWeights,
+    JEPADynamics,
+    RecurrentPredictor,
+    ResidualPredictor,
+)
+from worldmodel.nn.mlp import MLPEncoder
+from worldmodel.protocols import RepresentationCollapse, Task, WorldModel
+from worldmodel.sigreg import SIGReg
+
+D, A = 5, 2
+
+
+def task(*, predictor: str = "residual", **weights: float) -> JEPADynamics:
+    torch.manual_seed(0)
+    makers = {"residual": ResidualPredictor, "recurrent": RecurrentPredictor}
+    model = DynamicsModel(
+        encoder=MLPEncoder(6, (16, D)),
+        predictor=makers[predictor](D, A, hidden=8),
+        action_scale=torch.tensor([2.0, 0.5]),
+    )
+    sigreg = SIGReg(num_slices=8) if weights.get("sigreg") else None
+    return JEPADynamics(
+        model=model, dim=D, action_dim=A, weights=DynamicsWeights(**weights), sigreg=sigreg
+    ).double()
+
+
+def episodes(count: int = 8, steps: int = 4, seed: int = 0) -> EpisodeBatch:
+    draw = torch.Generator().manual_seed(seed)
+    return EpisodeBatch(
+        observations=torch.randn(count, steps, 6, generator=draw, dtype=torch.float64),
+        actions=torch.randn(count, steps - 1, A, generator=draw, dtype=torch.float64),
+        seeds=tuple(range(count)),
+    )
+
+
+@pytest.mark.parametrize("predictor", ["residual", "recurrent"])
+def test_it_is_a_world_model(predictor: str) -> None:
+    made = task(predictor=predictor).eval()
+    assert isinstance(made, Task)
+    assert isinstance(made.model, WorldModel)
+    check_world_model(made.model, episodes(), tolerance=1e-9)
+
+
+def test_actions_are_scaled_once() -> None:
+    model = task().model.eval()
+    z, action = torch.randn(3, D).double(), torch.randn(3, A).double()
+    expected = model.predictor(z, action / torch.tensor([2.0, 0.5]).double())
+    torch.testing.assert_close(model.step(z, action), expected)
+    state = LatentState(latents=z.unsqueeze(1), actions=action[:, None][:, :0])
+    torch.testing.assert_close(model.rollout(state, action.unsqueeze(1))[:, 0], expected)
+
+
+def test_every_term_of_the_loss_against_its_formula() -> None:
+    made = task(
+        variance=3.0,
+        covariance=2.0,
+        time_variance=0.5,
+        smoothness=7.0,
+        inverse=4.0,
+        one_step=0.25,
+        sigreg=0.1,
+    )
+    batch = episodes()
+    loss = made.training_step(batch, 5)
+    z = made.model.encode(batch.observations)
+    first, guesses = z[:, 0], []
+    for t in range(3):
+        first = made.model.step(first, batch.actions[:, t])
+        guesses.append(first)
+    prediction = (torch.stack(guesses, 1) - z[:, 1:]).square().mean()
+    forced = torch.stack([made.model.step(z[:, t], batch.actions[:, t]) for t in range(3)], 1)
+    one_step = (forced - z[:, 1:]).square().mean()
+    stds = torch.stack([(z[:, t].var(0) + 1e-4).sqrt() for t in range(4)])
+    variance = torch.relu(1 - stds).mean()
+    covariances = [torch.cov(z[:, t].T) for t in range(4)]
+    covariance = torch.stack([(c - c.diag().diag()).square().sum() / D for c in covariances]).mean()
+    time_variance = torch.relu(1 - (z.var(1) + 1e-4).sqrt()).mean()
+    smoothness = z.diff(dim=1).square().mean()
+    read = made.inverse(torch.cat([z[:, :-1], z[:, 1:]], -1))
+    inverse = (read - batch.actions / torch.tensor([2.0, 0.5])).square().mean()
+    sigreg = torch.stack([SIGReg(num_slices=8)(z.transpose(0, 1), step=5)]).mean()
+    expected = (
+        prediction
+        + 0.25 * one_step
+        + 3 * variance
+        + 2 * covariance
+        + 0.5 * time_variance
+        + 7 * smoothness
+        + 4 * inverse
+        + 0.1 * sigreg
+    )
+    torch.testing.assert_close(loss.total, expected)
+    torch.testing.assert_close(loss.parts["loss/covariance"], covariance)
+
+
+def test_terms_of_weight_zero_are_not_computed() -> None:
+    loss = task(covariance=0, smoothness=0, inverse=0, one_step=0).training_step(episodes(), 0)
+    assert loss.parts.keys() == {"loss/prediction", "loss/variance"}
+
+
+def test_monitors_compare_with_copying_at_every_horizon() -> None:
+    made = task().eval()
+    values = made.monitors([episodes(16), episodes(16, seed=1)])
+    assert {"copy_last_ratio_1", "copy_last_ratio_3", "rankme", "std"} <= values.keys()
+    for parameter in made.model.predictor.change[-1].parameters():  # type: ignore[union-attr]
+        nn.init.zeros_(parameter)
+    assert made.monitors([episodes(16)])["copy_last_ratio_2"] == pytest.approx(1.0)
+
+
+def test_a_collapse_is_an_error() -> None:
+    made = task().eval()
+    made.model.encoder.layers[-1] = nn.Identity()  # type: ignore[union-attr,operator]
+    nn.init.zeros_(made.model.encoder.layers[-2].weight)  # type: ignore[union-attr,index]
+    with pytest.raises(RepresentationCollapse, match="collapsed"):
+        made.monitors([episodes(16)])
+
+
+def test_bad_settings() -> None:
+    with pytest.raises(ValueError, match="collapse to one"):
+        task(variance=0.0)
+    with pytest.raises(ValueError, match="needs the statistic"):
+        JEPADynamics(model=task().model, dim=D, action_dim=A, weights=DynamicsWeights(sigreg=1.0))
+    with pytest.raises(ValueError, match="scale must be positive"):
+        DynamicsModel(encoder=nn.Identity(), predictor=nn.Identity(), action_scale=torch.zeros(2))
+
+
+WEIGHTS = {"time_variance": 0.5, "sigreg": 0.1}
+
+
+def _loss(parameters: Sequence[torch.Tensor], batch: EpisodeBatch) -> torch.Tensor:
+    made = task(**WEIGHTS)
+    made.forward = lambda b: made.training_step(b, 0).total  # type: ignore[method-assign,assignment]
+    names = [name for name, _ in made.named_parameters()]
+    return functional_call(made, dict(zip(names, parameters, strict=True)), (batch,))
+
+
+def test_two_processes_equal_one(two_processes: TwoProcesses) -> None:
+    whole = episodes(12)
+    shares: list[Any] = [
+        EpisodeBatch(observations=whole.observations[s], actions=whole.actions[s], seeds=whole.seeds[s])
+        for s in (slice(0, 5), slice(5, 12))
+    ]
+    parameters = [p.detach() for p in task(**WEIGHTS).parameters()]
+    assert_equals_one_process(
+        two_processes, _loss, parameters=parameters, shares=shares, joined=whole, atol=1e-11
+    )
