@@ -1,6 +1,7 @@
 """Shortest paths of a point among axis-parallel boxes: the true distance to a goal."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -52,17 +53,22 @@ class FreeSpace:
 
         Such a path is straight or bends at corners of boxes only.
         """
-        goal = np.asarray(goal, dtype=np.float64)
-        nodes = np.concatenate([self.corners(), goal[None]])
-        # Bellman-Ford from the goal: one round per bend.
-        edges = self._lengths(nodes[:, None], nodes[None])
-        beyond = edges[:, -1]
-        for _ in range(len(nodes)):
-            shorter = (edges + beyond).min(axis=1)
-            if np.array_equal(shorter, beyond):
-                break
-            beyond = shorter
-        return (self._lengths(np.asarray(starts)[:, None], nodes[None]) + beyond).min(axis=1)
+        starts, goal = np.asarray(starts, dtype=np.float64), np.asarray(goal, dtype=np.float64)
+        corners, between = self._corner_graph
+        direct = self._lengths(starts, goal)
+        if not len(corners):
+            return direct
+        beyond = (between + self._lengths(corners, goal)).min(axis=1)
+        return np.minimum(direct, (self._lengths(starts[:, None], corners) + beyond).min(axis=1))
+
+    @cached_property
+    def _corner_graph(self) -> tuple[np.ndarray, np.ndarray]:
+        """Corners [C, 2] and the lengths [C, C] of the shortest paths between them (Floyd-Warshall)."""
+        corners = self.corners()
+        between = self._lengths(corners[:, None], corners[None])
+        for via in range(len(corners)):
+            between = np.minimum(between, between[:, via, None] + between[None, via])
+        return corners, between
 
     def _lengths(self, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
         """Lengths of the free segments between points, infinite for those that are not free."""

@@ -101,7 +101,7 @@ class TwoRooms(Env):
         return geometry.render(states, problem.layout)
 
     def distance(self, problem: Problem, states: np.ndarray) -> np.ndarray:
-        return geometry.free_space(problem.layout).path_lengths(states, problem.goal)
+        return geometry.free_space(*problem.layout).path_lengths(states, problem.goal)
 
     def success(self, problem: Problem, states: np.ndarray) -> np.ndarray:
         return np.linalg.norm(states - problem.goal, axis=1) < self.radius

@@ -118,9 +118,9 @@ def move(positions: np.ndarray, moves: np.ndarray, layout: np.ndarray) -> np.nda
     return after
 
 
-def free_space(layout: np.ndarray) -> FreeSpace:
+@functools.lru_cache(maxsize=1024)
+def free_space(wall: float, door: float) -> FreeSpace:
     """Where a dot can be, for lengths of paths."""
-    wall, door = layout
     far = 2.0 * SIZE
     across = (wall - WALL_HALF_WIDTH, wall + WALL_HALF_WIDTH)
     boxes = [

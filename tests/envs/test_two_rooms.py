@@ -141,7 +141,7 @@ def test_distance_goes_through_the_door() -> None:
     problem = env.problem(0, "test")
     positions = np.array([[20.0, 50.0], [31.0, 18.0]])
     goal = np.array([44.0, 50.0])
-    lengths = geometry.free_space(problem.layout).path_lengths(positions, goal)
+    lengths = geometry.free_space(*problem.layout).path_lengths(positions, goal)
     over_corners = 2 * np.hypot(11, 28) + 2  # by (31, 22) and (33, 22)
     assert lengths[0] == pytest.approx(over_corners)
     assert lengths[1] == pytest.approx(np.hypot(2, 4) + np.hypot(11, 28))
