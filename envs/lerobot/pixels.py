@@ -94,7 +94,7 @@ def join_videos(parts: Sequence[Path], target: Path, *, lengths: Sequence[int], 
         for part, start in zip(parts, np.cumsum([0, *lengths]), strict=False):
             with av.open(str(part)) as container:
                 source: Any = container.streams.video[0]
-                stream = stream or joined.add_stream_from_template(source)
+                stream = stream or joined.add_stream_from_template(source, opaque=True)
                 offset = round(int(start) / rate / source.time_base)
                 for packet in container.demux(source):
                     if packet.pts is None or packet.dts is None:  # The empty packet at the end.

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from envs.lerobot.columns import to_column
 from envs.lerobot.pixels import encode_video, to_pixels
-from envs.lerobot.schema import DatasetInfo, data_schema, write_json
+from envs.lerobot.schema import DatasetInfo, data_schema
 from envs.lerobot.statistics import episode_statistics
 
 FOLDER = ".staged"
@@ -73,7 +73,7 @@ def stage(
         "done": [tasks[i] for i in dict.fromkeys(arrays["task_index"].tolist())],
         "statistics": {f: {s: value.tolist() for s, value in of.items()} for f, of in statistics.items()},
     }
-    write_json(folder / _DESCRIPTION, description)
+    (folder / _DESCRIPTION).write_text(json.dumps(description), encoding="utf-8")
     folder.rename(final)
     return StagedEpisode(folder=final, **description)
 

@@ -4,7 +4,8 @@ A Parquet file can be read only once it is closed, so an episode cannot be appen
 stages each episode in a folder of its own (`staging`); from then on it is kept. When enough are staged, `flush` writes
 them as one data file (a row group per episode), one MP4 per camera and one file of meta/episodes. That last file is
 what makes them part of the data set; stats.json and info.json follow from it. A writer that is opened after a crash
-first finishes what was left.
+first finishes what was left. The end of the process loses nothing that was appended, that of the machine nothing that
+was flushed.
 """
 
 import os
