@@ -15,6 +15,7 @@ from torch import nn
 from worldmodel.batches import EpisodeBatch, LatentState
 from worldmodel.distributed import at_least_fp32, mean_over_ranks
 from worldmodel.monitors import CopyLast, representation_health
+from worldmodel.nn.batch_norm import recalibrated
 from worldmodel.objectives import Loss
 from worldmodel.protocols import RepresentationCollapse
 from worldmodel.regularizers import covariance_term, variance_term
@@ -192,14 +193,19 @@ class JEPADynamics(nn.Module):
 
     @torch.no_grad()
     def monitors(self, batches: Sequence[EpisodeBatch]) -> dict[str, float]:
-        """Health of the latents, and the prediction error against copying the first latent, per horizon."""
-        device = self.model.action_scale.device
+        """Health of the latents, and the prediction error against copying the first latent, per horizon.
+
+        Of a copy whose BatchNorm statistics are those of the held-out episodes.
+        """
+        here = [batch.to(self.model.action_scale.device) for batch in batches]
+        model = recalibrated(self.model, here, lambda m, batch: m.encode(batch.observations))  # type: ignore[operator]
+        assert isinstance(model, DynamicsModel)
         latents: list[torch.Tensor] = []
         horizons: list[CopyLast] = []
-        for batch in (b.to(device) for b in batches):
-            z = self.model.encode(batch.observations)
+        for batch in here:
+            z = model.encode(batch.observations)
             start = LatentState(latents=z[:, :1], actions=batch.actions[:, :0])
-            imagined = self.model.rollout(start, batch.actions)
+            imagined = model.rollout(start, batch.actions)
             horizons = horizons or [CopyLast() for _ in range(imagined.shape[1])]
             for h, monitor in enumerate(horizons):
                 monitor.update(prediction=imagined[:, h], target=z[:, h + 1], last=z[:, 0])

@@ -1,0 +1,187 @@
+"""World models as settings describe them: episodes, encoders, tasks, and trained runs for planners to load."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from runs import locate
+from torch import nn
+
+from envs.episodes import ActionBlocks, EpisodeSource
+from envs.point_maze import PointMazeEpisodes
+from envs.push_t import PushTEpisodes
+from envs.two_rooms import TwoRoomsEpisodes
+from worldmodel.jepa_dynamics import (
+    DynamicsModel,
+    DynamicsWeights,
+    JEPADynamics,
+    RecurrentPredictor,
+    ResidualPredictor,
+)
+from worldmodel.lejepa import LeJEPA
+from worldmodel.nn.convnet import ConvNet
+from worldmodel.nn.mlp import MLPEncoder
+from worldmodel.nn.patch_mlp import PatchMLP
+from worldmodel.nn.resnet import ResNet18
+from worldmodel.nn.vit import ViT
+from worldmodel.regularizers import SIGReg
+from worldmodel.seq_jepa import SeqJEPA, SeqWorldModel
+from worldmodel.targets import EMATarget, SharedTarget
+from worldmodel.training.checkpoints import load_checkpoint, load_strict
+from worldmodel.training.run_folder import RunFolderError
+
+Settings = dict[str, Any]
+
+SOURCES: dict[str, Callable[..., EpisodeSource]] = {
+    "two_rooms": TwoRoomsEpisodes,
+    "point_maze": PointMazeEpisodes,
+    "push_t": PushTEpisodes,
+}
+PREDICTORS = {"residual": ResidualPredictor, "recurrent": RecurrentPredictor}
+
+
+def source(settings: Settings, split: str) -> EpisodeSource:
+    """The `episodes` group: episodes of one split, actions in blocks.
+
+    Raises:
+        ValueError: for an unknown name.
+    """
+    options = {k: v for k, v in settings.items() if k not in ("name", "block")}
+    name = settings["name"]
+    if name not in SOURCES:
+        raise ValueError(f"episodes is {', '.join(SOURCES)}, got {name!r}")
+    return ActionBlocks(SOURCES[name](split=split, **options), settings["block"])
+
+
+def encoder(settings: Settings, shape: tuple[int, ...]) -> nn.Module:
+    """Encoder of observations of a shape; those that are no images need `mlp`.
+
+    Raises:
+        ValueError: for an unknown name, or a state given to an image encoder.
+    """
+    name, options, dim = settings["encoder"], dict(settings["encoder_options"]), settings["embed_dim"]
+    if name == "mlp":
+        widths = (*options.pop("widths", (256, 256)), dim)
+        return MLPEncoder(torch.Size(shape).numel(), widths, **options)
+    if name not in ("patch_mlp", "convnet", "resnet18", "vit"):
+        raise ValueError(f"world_model.encoder is patch_mlp, convnet, resnet18, vit or mlp, got {name!r}")
+    if len(shape) != 3:
+        raise ValueError(
+            f"encoder {name} reads images, these observations are {shape}: add world_model.encoder=mlp"
+        )
+    size, channels = (shape[1], shape[2]), shape[0]
+    if name == "patch_mlp":
+        return PatchMLP(image_size=size, in_channels=channels, embed_dim=dim, **options)
+    if name == "convnet":
+        return ConvNet(image_size=size, in_channels=channels, embed_dim=dim, **options)
+    if name == "resnet18":
+        return ResNet18(in_channels=channels, width=dim // 8, **options)
+    return ViT(image_size=size, in_channels=channels, dim=dim, **options)
+
+
+def dynamics(settings: Settings, episodes: EpisodeSource, *, seed: int) -> JEPADynamics:
+    """The task of world_model=dynamics."""
+    dim, actions = settings["embed_dim"], episodes.action.dim
+    if settings["predictor"] not in PREDICTORS:
+        raise ValueError(f"world_model.predictor is {' or '.join(PREDICTORS)}, got {settings['predictor']!r}")
+    model = DynamicsModel(
+        encoder=encoder(settings, episodes.observation_shape),
+        predictor=PREDICTORS[settings["predictor"]](dim, actions, hidden=settings["predictor_hidden"]),
+        action_scale=torch.full((actions,), float(settings["action_scale"])),
+    )
+    weights = DynamicsWeights(**settings["weights"])
+    sigreg = SIGReg(seed=seed) if weights.sigreg else None
+    return JEPADynamics(model=model, dim=dim, action_dim=actions, weights=weights, sigreg=sigreg)
+
+
+def seq_jepa(settings: Settings, episodes: EpisodeSource, *, seed: int) -> SeqJEPA:
+    """The task of world_model=seq_jepa."""
+    views = settings["views"] if isinstance(settings["views"], int) else tuple(settings["views"])
+    most = views if isinstance(views, int) else views[1]
+    model = SeqWorldModel(
+        encoder=encoder(settings, episodes.observation_shape),
+        embed_dim=settings["embed_dim"],
+        action_dim=episodes.action.dim,
+        window=most,
+        max_views=most,
+        **{
+            k: settings[k] for k in ("condition", "action_scale", "action_embed", "hidden", "layers", "heads")
+        },
+        **{k: settings[k] for k in ("mlp_ratio", "dropout", "positions", "token_std")},
+    )
+    if settings["target"] == "ema":
+        momentum = settings["ema_momentum"]
+        target = EMATarget(model.encoder, momentum=momentum, schedule="cosine", copy_buffers=True)
+        return SeqJEPA(model=model, target=target, views=views)
+    if settings["target"] != "sigreg":
+        raise ValueError(f"world_model.target is ema or sigreg, got {settings['target']!r}")
+    lejepa = LeJEPA(sigreg=SIGReg(seed=seed), weight=settings["sigreg_weight"])
+    return SeqJEPA(model=model, target=SharedTarget(), lejepa=lejepa, views=views)
+
+
+def task(settings: Settings, episodes: EpisodeSource) -> SeqJEPA | JEPADynamics:
+    """The task that a whole config describes, its weights drawn from the seed."""
+    makers: dict[str, Callable[..., SeqJEPA | JEPADynamics]] = {"dynamics": dynamics, "seq_jepa": seq_jepa}
+    name, seed = settings["world_model"]["name"], settings["seed"]
+    if name not in makers:
+        raise ValueError(f"world_model is {' or '.join(makers)}, got {name!r}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return makers[name](settings["world_model"], episodes, seed=seed)
+
+
+def stretch(settings: Settings) -> int:
+    """Observations of a training stretch."""
+    model = settings["world_model"]
+    if model["name"] == "dynamics":
+        return model["observations"]
+    return (model["views"] if isinstance(model["views"], int) else model["views"][1]) + 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedWorldModel:
+    """A trained world model and what a planner must know of it.
+
+    Attributes:
+        model: a `WorldModel`, frozen and in evaluation mode.
+        settings: of its run.
+        block: environment steps per action of the model.
+        window: observed latents it makes use of.
+        checkpoint: folder it was read from.
+    """
+
+    model: DynamicsModel | SeqWorldModel
+    settings: Settings
+    block: int
+    window: int
+    checkpoint: Path
+
+
+def load_world_model(path: Path) -> LoadedWorldModel:
+    """The world model of a run folder (its newest checkpoint) or of a checkpoint.
+
+    Raises:
+        RunFolderError: if it is no run of train_world_model.py.
+        CheckpointError: if the checkpoint is damaged or of another model.
+    """
+    run, checkpoint = locate(path)
+    try:
+        settings = json.loads(run.config.read_text())
+        episodes = source({**settings["episodes"], "episodes": 1}, "train")
+        whole = task(settings, episodes)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunFolderError(
+            f"{run.config} does not describe a world model of this version ({type(error).__name__}: {error})"
+        ) from error
+    load_strict(whole, load_checkpoint(checkpoint).model, source=str(checkpoint))
+    model = whole.model.eval().requires_grad_(False)
+    return LoadedWorldModel(
+        model=model,
+        settings=settings,
+        block=settings["episodes"]["block"],
+        window=getattr(model, "window", None) or 1,
+        checkpoint=checkpoint,
+    )

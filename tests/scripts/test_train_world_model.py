@@ -1,0 +1,93 @@
+"""The command that trains world models: a run of seconds, its resume, and what a planner loads of it."""
+
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from tests.scripts.conftest import ROOT
+from worldmodel.batches import LatentState
+from worldmodel.training.run_folder import RunFolderError
+
+Script = Callable[[str], ModuleType]
+TINY = [
+    "episodes.episodes=40", "episodes.length=20", "trainer.max_steps=4", "trainer.batch_size=8",
+    "trainer.heldout_episodes=16", "trainer.eval_every=2", "trainer.checkpoint_every=2", "trainer.device=cpu",
+    "trainer.progress=false",
+]  # fmt: skip
+
+
+def settings(folder: Path, *overrides: str) -> dict:
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        config = compose("train_world_model", overrides=[*TINY, f"run.dir={folder}", *overrides])
+    made = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    assert isinstance(made, dict)
+    return made
+
+
+@pytest.mark.parametrize("model", ["dynamics", "seq_jepa"])
+def test_train_stop_resume_and_load(model: str, tmp_path: Path, script: Script) -> None:
+    train, world_models = script("train_world_model"), script("world_models")
+    options = [f"world_model={model}"]
+    assert train.run(settings(tmp_path / "whole", *options)) == 0
+    assert train.run(settings(tmp_path / "parts", *options, "trainer.stop_after=2")) == 130
+    assert train.run(settings(tmp_path / "parts", *options, "resume=true")) == 0
+    whole, parts = (world_models.load_world_model(tmp_path / name) for name in ("whole", "parts"))
+    for (name, a), b in zip(whole.model.state_dict().items(), parts.model.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+    assert (whole.block, whole.window) == (4, 1 if model == "dynamics" else 3)
+    episodes = world_models.source(whole.settings["episodes"], "test")
+    z = whole.model.encode(torch.rand(2, 1, *episodes.observation_shape))
+    start = LatentState(latents=z, actions=torch.zeros(2, 0, episodes.action.dim))
+    assert whole.model.rollout(start, torch.zeros(2, 3, episodes.action.dim)).shape[:2] == (2, 3)
+
+
+@pytest.mark.parametrize("episodes", ["point_maze", "push_t"])
+def test_states_need_a_perceptron(episodes: str, tmp_path: Path, script: Script) -> None:
+    world_models = script("world_models")
+    options = [f"episodes={episodes}", "episodes.episodes=2"]
+    made = settings(tmp_path, *options)
+    source = world_models.source(made["episodes"], "train")
+    with pytest.raises(ValueError, match=r"add world_model\.encoder=mlp"):
+        world_models.task(made, source)
+    made = settings(tmp_path, *options, "world_model.encoder=mlp")
+    drawn = source.sample(0, steps=5, generator=np.random.default_rng(0))
+    task = world_models.task(made, source)
+    assert task.model.encode(torch.from_numpy(drawn.observations)[None].float()).shape == (1, 5, 64)
+
+
+@pytest.mark.parametrize("encoder", ["patch_mlp", "convnet", "resnet18", "mlp"])
+def test_every_image_encoder_plugs_in(encoder: str, tmp_path: Path, script: Script) -> None:
+    world_models = script("world_models")
+    made = settings(tmp_path, f"world_model.encoder={encoder}")
+    task = world_models.task(made, world_models.source(made["episodes"], "train"))
+    assert task.model.encode(torch.zeros(2, 2, 2, 65, 65, dtype=torch.uint8)).shape == (2, 2, 64)
+
+
+def test_a_folder_of_something_else(tiny_run: Path, script: Script) -> None:
+    with pytest.raises(RunFolderError, match="does not describe a world model"):
+        script("world_models").load_world_model(tiny_run)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("world_model.encoder=vgg", "world_model.encoder is"),
+        ("world_model.predictor=linear", "world_model.predictor is"),
+        ("world_model.name=rssm", "world_model is"),
+        ("episodes.name=kitchen", "episodes is"),
+    ],
+)
+def test_unknown_names(override: str, message: str, tmp_path: Path, script: Script) -> None:
+    made, world_models = settings(tmp_path, override), script("world_models")
+
+    def build() -> None:
+        world_models.task(made, world_models.source(made["episodes"], "train"))
+
+    with pytest.raises(ValueError, match=message):
+        build()
