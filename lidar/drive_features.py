@@ -89,18 +89,26 @@ class LidarBEVEncoder(nn.Module):
         Raises:
             ValueError: on another shape.
         """
-        if points.ndim != 3 or points.shape[-1] < 4:
-            raise ValueError(f"point clouds are [N, P, 4], got {tuple(points.shape)}")
-        count, size = points.shape[:2]
-        batch = PointCloudBatch(
-            points=points.flatten(0, 1),
-            batch_index=torch.arange(count, device=points.device).repeat_interleave(size),
-            batch_size=count,
-            frame_ids=tuple(str(i) for i in range(count)),
-            seeds=(0,) * count,
-        )
-        maps = nn.functional.avg_pool2d(unit(self.encoder(self.voxelizer(batch))), self.pool)
+        maps = nn.functional.avg_pool2d(unit(self.encoder(self.voxelizer(cloud_batch(points)))), self.pool)
         return maps if self.projection is None else self.projection(maps)
+
+
+def cloud_batch(points: torch.Tensor) -> PointCloudBatch:
+    """Point clouds [N, P, 4] as a batch.
+
+    Raises:
+        ValueError: on another shape.
+    """
+    if points.ndim != 3 or points.shape[-1] < 4:
+        raise ValueError(f"point clouds are [N, P, 4], got {tuple(points.shape)}")
+    count, size = points.shape[:2]
+    return PointCloudBatch(
+        points=points.flatten(0, 1),
+        batch_index=torch.arange(count, device=points.device).repeat_interleave(size),
+        batch_size=count,
+        frame_ids=tuple(str(i) for i in range(count)),
+        seeds=(0,) * count,
+    )
 
 
 class PCAProjection(nn.Module):
@@ -110,6 +118,10 @@ class PCAProjection(nn.Module):
         features: width C of a cell.
         components: K.
     """
+
+    mean: torch.Tensor
+    basis: torch.Tensor
+    explained: torch.Tensor
 
     def __init__(self, features: int, components: int) -> None:
         super().__init__()

@@ -82,6 +82,8 @@ class BEVWorldModel(nn.Module):
         action_embed: channels of the embedded actions.
     """
 
+    places: torch.Tensor
+
     def __init__(
         self,
         *,
@@ -236,7 +238,7 @@ class BEVWorldModelTask(nn.Module):
     @torch.no_grad()
     def monitors(self, batches: Sequence[EpisodeBatch]) -> dict[str, float]:
         """Error against that of copying the newest map, at the first and the last step, and health of the latents."""
-        device = self.model.residual.weight.device
+        device = self.model.places.device
         steps = {"first": 0, "last": self.horizon - 1}
         ratios = {name: CopyLast() for name in steps}
         latents = []
