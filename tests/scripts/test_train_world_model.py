@@ -50,7 +50,7 @@ def test_train_stop_resume_and_load(model: str, tmp_path: Path, script: Script) 
 @pytest.mark.parametrize("episodes", ["point_maze", "push_t"])
 def test_states_need_a_perceptron(episodes: str, tmp_path: Path, script: Script) -> None:
     world_models = script("world_models")
-    options = [f"episodes={episodes}", "episodes.episodes=2"]
+    options = [f"episodes={episodes}", "episodes.episodes=2", "episodes.length=60"]
     made = settings(tmp_path, *options)
     source = world_models.source(made["episodes"], "train")
     with pytest.raises(ValueError, match=r"add world_model\.encoder=mlp"):
