@@ -172,8 +172,6 @@ ROWS: list[Row] = [
 def _cell(found: dict[int, float], show: Callable[[float], str]) -> str:
     if not found:
         return "-"
-    if any(math.isnan(v) for v in found.values()):
-        return "undefined"
     summary = interval([found[s] for s in sorted(found)])
     spread = f" +- {show(summary.sd)}" if summary.count > 1 else ""
     return f"{show(summary.mean)}{spread}"

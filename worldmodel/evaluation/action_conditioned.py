@@ -30,6 +30,8 @@ class Protocol:
         paths: numbers of views of path integration.
         pose_views: views per aggregate whose last pose is decoded.
         retrieval_views: views before the one that is predicted and looked for.
+        absolute: decode the absolute pose from z too.
+        controls: measure the controls of path integration too.
     """
 
     classifier: HeadConfig = field(
@@ -44,6 +46,8 @@ class Protocol:
     paths: Sequence[int] = (1, 2, 3, 5)
     pose_views: int = 3
     retrieval_views: int = 3
+    absolute: bool = True
+    controls: bool = True
 
     @property
     def steps(self) -> int:
@@ -70,6 +74,8 @@ def encoder_scores(
     linear = HeadConfig(kind="linear", lr=3e-3, epochs=30, batch_size=protocol.regressor.batch_size)
     head = fit_regressor(pairs[0], turns[0], config=linear, seed=seed)
     scores["r2_relative_linear"] = r2(head(pairs[1]), turns[1])
+    if not protocol.absolute:
+        return scores
     single = (train.z[:, 0], test.z[:, 0])
     absolute = (poses[0][:, 0], poses[1][:, 0])
     scores |= _rotation("absolute", single, absolute, protocol, seed)
@@ -123,8 +129,10 @@ def aggregate_scores(
             seed=seed,
             untrained=untrained,
             actions=model.condition != "none",
+            controls=protocol.controls,
         )
-        scores |= {f"path/{views}/{name}": value for name, value in asdict(paths).items()}
+        measured = {name: value for name, value in asdict(paths).items() if value is not None}
+        scores |= {f"path/{views}/{name}": value for name, value in measured.items()}
     return scores
 
 

@@ -17,21 +17,21 @@ from worldmodel.evaluation.sequences import SequenceFeatures, aggregated
 
 @dataclass(frozen=True, kw_only=True)
 class PathIntegration:
-    """R^2 on held-out episodes; every head is trained on the input it is tested with.
+    """R^2 on held-out episodes; every head is trained on the input it is tested with. None was not measured.
 
     Attributes:
         full: from the aggregate and the last action.
         actions_zeroed: no action reaches the aggregator or the head.
         vision_zeroed: every z is 0; the actions are seen.
         last_action: from a_M alone, without a model.
-        random_aggregator: as full, through untrained weights; NaN if none were given.
+        random_aggregator: as full, through untrained weights.
     """
 
     full: float
-    actions_zeroed: float
-    vision_zeroed: float
-    last_action: float
-    random_aggregator: float
+    actions_zeroed: float | None = None
+    vision_zeroed: float | None = None
+    last_action: float | None = None
+    random_aggregator: float | None = None
 
 
 def path_integration_inputs(
@@ -62,6 +62,7 @@ def path_integration(
     seed: int,
     untrained: nn.Module | None = None,
     actions: bool = True,
+    controls: bool = True,
 ) -> PathIntegration:
     """Path integration over `views` views and its controls.
 
@@ -71,6 +72,7 @@ def path_integration(
         targets: of train and test, [N, C]: the transformation from the first view to view number views + 1.
         untrained: the same model with its first weights, for the control.
         actions: False for a model that takes none: then the head gets none either.
+        controls: False for the full figure alone.
     """
 
     def score(inputs: tuple[torch.Tensor, torch.Tensor]) -> float:
@@ -83,12 +85,13 @@ def path_integration(
         )
         return score((next(parts), next(parts)))
 
+    full = through(model, vision=True, acts=actions)
+    if not controls:
+        return PathIntegration(full=full)
     return PathIntegration(
-        full=through(model, vision=True, acts=actions),
+        full=full,
         actions_zeroed=through(model, vision=True, acts=False),
         vision_zeroed=through(model, vision=False, acts=actions),
         last_action=score((train.actions[:, views - 1], test.actions[:, views - 1])),
-        random_aggregator=float("nan")
-        if untrained is None
-        else through(untrained, vision=True, acts=actions),
+        random_aggregator=None if untrained is None else through(untrained, vision=True, acts=actions),
     )
