@@ -23,7 +23,9 @@ def local_contrast(images: np.ndarray, *, centre: float = 1.0, surround: float =
     if not np.isfinite(scaled).all():
         raise ValueError("an image holds NaN or infinite numbers")
     inner, outer = (ndimage.gaussian_filter(scaled, (0, 0, s, s), mode="reflect") for s in (centre, surround))
-    contrast = np.abs(inner - outer).sum(axis=1) + 1e-6
+    contrast = np.abs(inner - outer).sum(axis=1)
+    contrast[contrast < 1e-6] = 0  # rounding
+    contrast[~contrast.any(axis=(1, 2))] = 1
     return contrast / contrast.sum(axis=(1, 2), keepdims=True)
 
 
