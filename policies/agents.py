@@ -110,6 +110,7 @@ class _Controller:
             planned=bool(new),
             predictor_steps=float(sum(a.predictor_steps for a in new)),
             clipped=new[-1].clipped_share if new else None,
+            costs=new[-1].cost_trace.cpu().numpy() if new else None,
         )
 
 
@@ -176,20 +177,26 @@ class OraclePlanner:
         planning: how.
         cost: "state" is the distance of `planning` between states and the goal state; "distance" is the environment's
             own distance, which knows of walls.
+        simulator: makes the model; another one may simulate the problems at once.
     """
 
     def __init__(
-        self, *, block: int, planning: PlanningSettings, cost: Literal["state", "distance"] = "state"
+        self,
+        *,
+        block: int,
+        planning: PlanningSettings,
+        cost: Literal["state", "distance"] = "state",
+        simulator: type[SimulatorModel] = SimulatorModel,
     ) -> None:
         if cost not in ("state", "distance"):
             raise ValueError(f'the cost of the oracle is "state" or "distance", got {cost!r}')
-        self.block, self.planning, self.cost = block, planning, cost
+        self.block, self.planning, self.cost, self.simulator = block, planning, cost, simulator
         self.inputs = f"true state and simulator, {'goal state' if cost == 'state' else 'true distance'}"
         self.settings = {"planning": planning.json(), "block": block, "cost": cost}
 
     def start(self, env: GoalEnv, problems: Sequence[Problem]) -> None:
         bounds = ActionBounds.from_spec(env.spec_action, self.block)
-        self.model = SimulatorModel(env, problems, block=self.block)
+        self.model = self.simulator(env, problems, block=self.block)
         self.agent = PlanningAgent(
             model=self.model,
             planner=self.planning.build(bounds),

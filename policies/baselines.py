@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from envs.episodes import ActionSpec
-from envs.goals import GoalEnv, Problem, clip_action
+from envs.goals import GoalEnv, Problem
 from policies.rollouts import Decision, Situation
 
 
@@ -47,15 +47,16 @@ class NoOpAgent:
         self.settings: dict[str, float] = {}
 
     def start(self, env: GoalEnv, problems: Sequence[Problem]) -> None:
-        self.env = env
+        """Raises ValueError where zero is no action, or on the edge of the bounds: it would not mean to do nothing."""
+        self.spec = env.spec_action
+        if not ((self.spec.low < 0) & (self.spec.high > 0)).all():
+            raise ValueError(
+                f"zero does something here: actions lie in {self.spec.low} to {self.spec.high}. Make the environment "
+                f"with relative actions, or leave the no-op agent out"
+            )
 
     def decide(self, situation: Situation) -> Decision:
-        """The action that changes nothing: what the environment says it is, else zero."""
-        still = getattr(self.env, "still_action", None)
-        spec = self.env.spec_action
-        zero = np.zeros((len(situation.rows), spec.dim))
-        actions = clip_action(spec, zero) if still is None else np.asarray(still(situation.states))
-        return Decision(actions=actions[:, None])
+        return Decision(actions=np.zeros((len(situation.rows), 1, self.spec.dim)))
 
 
 def uniform_action(spec: ActionSpec, rng: np.random.Generator) -> np.ndarray:

@@ -64,12 +64,14 @@ class Decision:
         planned: whether this was a decision, not what was left of an earlier one.
         predictor_steps: applications of the world model, per episode.
         clipped: share of candidate actions that the bounds changed, if there are any.
+        costs: [iterations, B], lowest cost found by the end of each iteration of a search.
     """
 
     actions: np.ndarray
     planned: bool = True
     predictor_steps: float = 0.0
     clipped: float | None = None
+    costs: np.ndarray | None = None
 
 
 @runtime_checkable
@@ -103,6 +105,7 @@ class Episode:
         start_distance, end_distance: true distance to the goal.
         decisions, predictor_steps, seconds: spent on deciding.
         clipped: mean share of candidate actions that the bounds changed.
+        costs: mean over the searches of the lowest cost after each iteration.
         path: states [steps + 1, S].
     """
 
@@ -118,6 +121,7 @@ class Episode:
     predictor_steps: float
     seconds: float
     clipped: float | None
+    costs: tuple[float, ...]
     path: tuple[tuple[float, ...], ...] = field(repr=False)
 
     @property
@@ -129,7 +133,8 @@ class Episode:
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> "Episode":
-        return cls(**{**content, "path": tuple(tuple(state) for state in content["path"])})
+        lists = {"costs": tuple(content["costs"]), "path": tuple(tuple(state) for state in content["path"])}
+        return cls(**{**content, **lists})
 
 
 class _Running:
@@ -144,6 +149,7 @@ class _Running:
         self.steps = self.decisions = 0
         self.predictor_steps = self.seconds = 0.0
         self.clipped: list[float] = []
+        self.costs: list[np.ndarray] = []
         self.over = self.failed = self.out_of_time = False
 
     def step(self, action: np.ndarray, *, budget: Budget, play_on: bool) -> None:
@@ -156,6 +162,22 @@ class _Running:
             self.failed = True
         ended = terminated or truncated or self.steps >= budget.env_steps
         self.over = ended or (self.first_success is not None and not play_on)
+
+    def account(self, decision: Decision, row: int, *, seconds: float, budget: Budget) -> None:
+        self.decisions += decision.planned
+        self.seconds += seconds
+        self.predictor_steps += decision.predictor_steps
+        if decision.clipped is not None:
+            self.clipped.append(decision.clipped)
+        if decision.costs is not None:
+            self.costs.append(decision.costs[:, row])
+        if budget.seconds is not None and self.seconds > budget.seconds:
+            self.over = self.out_of_time = True
+
+    def _mean_costs(self) -> tuple[float, ...]:
+        """Searches that a time limit ended early are shorter: as many iterations as all of them had."""
+        shortest = min((len(c) for c in self.costs), default=0)
+        return tuple(float(np.mean([c[i] for c in self.costs])) for i in range(shortest))
 
     def episode(self, *, play_on: bool) -> Episode:
         return Episode(
@@ -171,6 +193,7 @@ class _Running:
             predictor_steps=self.predictor_steps,
             seconds=self.seconds,
             clipped=float(np.mean(self.clipped)) if self.clipped else None,
+            costs=self._mean_costs(),
             path=tuple(tuple(round(float(x), 5) for x in state) for state in self.path),
         )
 
@@ -205,14 +228,8 @@ def rollout(
         decision = agent.decide(_situation(active, np.array(rows), step))
         seconds = (time.perf_counter() - began) / len(active)
         actions = _checked(decision.actions, agent, active)
-        for episode in active:
-            episode.decisions += decision.planned
-            episode.seconds += seconds
-            episode.predictor_steps += decision.predictor_steps
-            if decision.clipped is not None:
-                episode.clipped.append(decision.clipped)
-            if budget.seconds is not None and episode.seconds > budget.seconds:
-                episode.over = episode.out_of_time = True
+        for row, episode in enumerate(active):
+            episode.account(decision, row, seconds=seconds, budget=budget)
         for k in range(actions.shape[1]):
             stepped = [(e, row) for e, row in zip(active, actions, strict=True) if not e.over]
             for episode, row in stepped:
