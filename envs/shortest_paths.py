@@ -51,15 +51,30 @@ class FreeSpace:
     def path_lengths(self, starts: np.ndarray, goal: np.ndarray) -> np.ndarray:
         """Lengths [N] of the shortest free paths from points [N, 2] to a point [2]; infinite where there is none.
 
-        Such a path is straight or bends at corners of boxes only.
+        Such a path is straight or bends at corners of boxes only. A start in a box counts from the nearest face: soft
+        contacts let bodies sink into walls.
         """
-        starts, goal = np.asarray(starts, dtype=np.float64), np.asarray(goal, dtype=np.float64)
+        starts, goal = (
+            self._pushed_out(np.array(starts, dtype=np.float64)),
+            np.asarray(goal, dtype=np.float64),
+        )
         corners, between = self._corner_graph
         direct = self._lengths(starts, goal)
         if not len(corners):
             return direct
         beyond = (between + self._lengths(corners, goal)).min(axis=1)
         return np.minimum(direct, (self._lengths(starts[:, None], corners) + beyond).min(axis=1))
+
+    def _pushed_out(self, points: np.ndarray) -> np.ndarray:
+        """Points [N, 2] with those inside of boxes moved to the nearest face, box after box."""
+        for low, high in self.boxes:
+            inside = ((points > low + _SKIN) & (points < high - _SKIN)).all(axis=1)
+            if inside.any():
+                rows = np.flatnonzero(inside)
+                faces = np.concatenate([low - points[rows], high - points[rows]], axis=1)
+                nearest = abs(faces).argmin(axis=1)
+                points[rows, nearest % 2] += faces[np.arange(len(rows)), nearest]
+        return points
 
     @cached_property
     def _corner_graph(self) -> tuple[np.ndarray, np.ndarray]:

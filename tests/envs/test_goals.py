@@ -158,3 +158,10 @@ def test_shortest_paths() -> None:
         np.inf,
         4.0,
     ]
+
+
+def test_a_start_that_sinks_into_a_box_counts_from_its_face() -> None:
+    space = FreeSpace(low=np.zeros(2), high=np.full(2, 10.0), boxes=np.array([[(2.0, -1.0), (3.0, 11.0)]]))
+    starts = np.array([[2.9, 1.0], [3.0, 1.0]])
+    assert space.path_lengths(starts, np.array([8.0, 1.0])).tolist() == [5.0, 5.0]
+    assert starts[0, 0] == 2.9

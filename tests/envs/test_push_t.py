@@ -1,5 +1,7 @@
 """Push-T: the official bodies and coverage, an exact state, success, behaviour, episodes."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -13,7 +15,7 @@ from envs.push_t import PushT, PushTEpisodes, behave, pose_split, sample_state  
 from envs.push_t_physics import OUTLINE, SIDE, clearance, coverage, shared_table, to_world  # noqa: E402
 
 
-def official(state: np.ndarray) -> "gymnasium.Env":
+def official(state: np.ndarray) -> Any:
     env = gymnasium.make("gym_pusht/PushT-v0").unwrapped
     env.reset(seed=0)
     env.agent.position, env.agent.velocity = state[:2].tolist(), state[2:4].tolist()
