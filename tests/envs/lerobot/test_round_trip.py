@@ -60,7 +60,7 @@ def test_loaded_data_need_no_files(tmp_path: Path) -> None:
     assert dataset.frames("x", episode=0).tolist() == [0, 1, 2, 3]
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     lengths=st.lists(st.integers(1, 30), min_size=1, max_size=8),
     flushes=st.sets(st.integers(0, 7)),
