@@ -1,7 +1,7 @@
 """A bird's-eye world model: the latent map ahead of a vehicle under its speed and yaw rate.
 
-The next map is the newest one, moved by the ego motion that the action stands for, plus what a convolutional network
-adds: what comes into view, what moves by itself, what is seen from another side.
+The next map is the newest one, its deviation from a prior moved by the ego motion that the action stands for, plus what
+a convolutional network adds: what comes into view, what moves by itself, what is seen from another side.
 """
 
 from collections.abc import Sequence
@@ -80,6 +80,8 @@ class BEVWorldModel(nn.Module):
         window: maps the network sees, the latest M; missing ones are zero.
         width, dilations: of the network.
         action_embed: channels of the embedded actions.
+        prior: [C, H, W] what the prior begins with, such as the mean latent of each cell; 0 without. It is the part of
+            a map that stays with the sensor (rings on the road, the far end): only deviations from it are moved.
     """
 
     places: torch.Tensor
@@ -93,9 +95,10 @@ class BEVWorldModel(nn.Module):
         action_dim: int,
         condition: Condition = "motion",
         window: int = 3,
-        width: int = 32,
-        dilations: Sequence[int] = (1, 2, 4, 2, 1),
+        width: int = 24,
+        dilations: Sequence[int] = (1, 2, 4, 1),
         action_embed: int = 8,
+        prior: torch.Tensor | None = None,
     ) -> None:
         super().__init__()
         if condition not in ("motion", "action", "none"):
@@ -106,7 +109,7 @@ class BEVWorldModel(nn.Module):
         self.condition, self.window, self.action_dim = condition, window, action_dim
         self.action_embedding = nn.Linear(window * action_dim, action_embed)
         layers: list[nn.Module] = []
-        inputs = window * (channels + 1) + 2 + action_embed
+        inputs = seen_by_network = window * (channels + 1) + 2 + action_embed
         for dilation in dilations:
             layers += [
                 nn.Conv2d(inputs, width, 3, padding=dilation, dilation=dilation, bias=False),
@@ -115,9 +118,18 @@ class BEVWorldModel(nn.Module):
             ]
             inputs = width
         self.network = nn.Sequential(*layers)
-        self.residual = nn.Conv2d(width, channels, 1)
-        nn.init.zeros_(self.residual.weight)  # an untrained model copies, or copies and moves
-        nn.init.zeros_(self.residual.bias)  # type: ignore[arg-type]
+        self.residual = nn.Conv2d(width, channels, 1, bias=False)
+        # The linear path learns in a few steps how far to trust the newest map. It and the residual begin at zero: an
+        # untrained model copies, or copies and moves.
+        self.linear = nn.Conv2d(seen_by_network, channels, 3, padding=1, bias=False)
+        start = torch.zeros(channels, grid.rows, grid.columns) if prior is None else prior.clone()
+        if start.shape != (channels, grid.rows, grid.columns):
+            raise ValueError(
+                f"prior must be [{channels}, {grid.rows}, {grid.columns}], got {tuple(start.shape)}"
+            )
+        self.prior = nn.Parameter(start)
+        nn.init.zeros_(self.residual.weight)
+        nn.init.zeros_(self.linear.weight)
         middle = grid.centers() / (grid.cell * max(grid.rows, grid.columns))
         self.register_buffer("places", middle.permute(2, 0, 1), persistent=False)
 
@@ -137,7 +149,7 @@ class BEVWorldModel(nn.Module):
         actions = torch.cat([state.actions[:, state.actions.shape[1] - count + 1 :], action[:, None]], dim=1)
         if self.condition == "none":
             actions = torch.zeros_like(actions)
-        shown, seen = self._brought_forward(maps, actions)
+        shown, seen = self._brought_forward(maps - self.prior, actions)
         newest = shown[:, -1]
         missing = self.window - count
         if missing:
@@ -149,7 +161,7 @@ class BEVWorldModel(nn.Module):
         embedded = embedded[:, :, None, None].expand(-1, -1, *newest.shape[2:])
         places = self.places.to(newest).expand(batch, -1, -1, -1)
         features = torch.cat([shown.flatten(1, 2), seen.flatten(1, 2), places, embedded], dim=1)
-        return newest + self.residual(self.network(features))
+        return newest + self.linear(features) + self.residual(self.network(features)) + self.prior
 
     def rollout(self, state: LatentState, future: torch.Tensor) -> torch.Tensor:
         """Imagined maps [B, H, C, H', W'] for future actions [B, H, A]."""

@@ -18,7 +18,7 @@ CONTEXT, HORIZON = 3, 4
 SECONDS = tuple(0.5 * (i + 1) for i in range(HORIZON))
 BASELINES = {
     "copy_last": "copy-last",
-    "copy_moved": "copy-last, moved by the true ego motion",
+    "copy_moved": "copy-last, deviations from the mean moved by the true ego motion",
     "mean": "mean latent of each cell",
 }
 
@@ -87,13 +87,12 @@ def imagine(model: BEVWorldModel, stretches: Stretches, future: torch.Tensor) ->
 def baseline_predictions(
     stretches: Stretches, *, mean: torch.Tensor, grid: BEVGrid
 ) -> dict[str, torch.Tensor]:
-    """Predictions [N, HORIZON, K, H, W] that need no training; `mean` [K, H, W] where the moved map does not reach."""
+    """Predictions [N, HORIZON, K, H, W] that need no training; deviations from the `mean` [K, H, W] are moved."""
     last = stretches.state.latents[:, -1]
     shifted, total = [], torch.zeros(len(last), 3)
     for action in stretches.future.unbind(1):
         total = compose(total, ego_motion(action))
-        shown, seen = moved(last, total, grid)
-        shifted.append(shown + (1 - seen) * mean)
+        shifted.append(mean + moved(last - mean, total, grid)[0])
     return {
         "copy_last": last[:, None].expand_as(stretches.goal),
         "copy_moved": torch.stack(shifted, dim=1),

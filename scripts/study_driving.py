@@ -79,6 +79,10 @@ class Latents:
     held_out: np.ndarray
     explained: float
 
+    def mean(self) -> torch.Tensor:
+        """Mean latent [K, H, W] of each cell over the training drives."""
+        return torch.from_numpy(np.concatenate([self.maps[i][:: ev.BLOCK] for i in self.train]).mean(axis=0))
+
     def of(self, items: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
         """Latents, actions and obstacles of some drives."""
         return tuple([part[i] for i in items] for part in (self.maps, self.actions, self.obstacles))  # type: ignore[return-value]
@@ -165,6 +169,7 @@ def trained(
             condition=arm,  # type: ignore[arg-type]
             window=ev.CONTEXT,
             width=settings["width"],
+            prior=latents.mean(),
         )
     task = BEVWorldModelTask(model=model, target=SharedTarget(), context=ev.CONTEXT, horizon=ev.HORIZON)
     maps, actions, _ = latents.of(latents.train)
@@ -174,7 +179,7 @@ def trained(
     config = TrainerConfig(
         max_steps=settings["steps"],
         batch_size=settings["batch_size"],
-        schedule=WarmupCosine(max_lr=settings["max_lr"], warmup=50),
+        schedule=WarmupCosine(max_lr=settings["max_lr"], warmup=20),
         seed=seed,
         device="cpu",
         eval_every=max(1, settings["steps"] // 2),
@@ -202,11 +207,8 @@ def measured(
 ) -> dict[str, Any]:
     """All numbers of the study; draws the figure."""
     held = ev.cut(*latents.of(latents.held_out))
-    mean = torch.from_numpy(
-        np.concatenate([z[:: ev.BLOCK] for z in latents.of(latents.train)[0]]).mean(axis=0)
-    )
     readout = ev.fit_readout(latents.of(latents.train)[0], latents.of(latents.train)[2])
-    maps = {name: [z] for name, z in ev.baseline_predictions(held, mean=mean, grid=grid).items()}
+    maps = {name: [z] for name, z in ev.baseline_predictions(held, mean=latents.mean(), grid=grid).items()}
     names = dict(ev.BASELINES)
     for arm, seeds in models.items():
         maps[arm] = [ev.imagine(model, held, held.future) for model in seeds]
@@ -367,15 +369,15 @@ def main() -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("docs/results"), help="folder of JSON, table and figure"
     )
-    parser.add_argument("--drives", type=int, default=96)
+    parser.add_argument("--drives", type=int, default=64)
     parser.add_argument("--frames", type=int, default=41, help="sweeps per drive, 0.1 s apart; at least 31")
     parser.add_argument("--components", type=int, default=8, help="channels of the latents")
     parser.add_argument("--arms", nargs="+", choices=tuple(ARMS), default=list(ARMS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=600, help="optimiser steps per model")
+    parser.add_argument("--steps", type=int, default=200, help="optimiser steps per model")
     parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--max-lr", type=float, default=2e-3)
-    parser.add_argument("--width", type=int, default=32, help="channels of the network")
+    parser.add_argument("--max-lr", type=float, default=4e-3)
+    parser.add_argument("--width", type=int, default=24, help="channels of the network")
     parser.add_argument("--workers", type=int, default=1, help="processes that simulate")
     arguments = parser.parse_args()
     torch.set_num_threads(1)

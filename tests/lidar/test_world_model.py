@@ -113,6 +113,14 @@ def test_an_untrained_model_copies_or_moves():
     )
 
 
+def test_only_deviations_from_the_prior_are_moved():
+    prior = random(3, 8, 12, seed=5)
+    model = world_model("motion", trained=False, prior=prior)
+    actions = torch.tensor([10.0, 0.0]).repeat(1, 3, 2)
+    still = LatentState(latents=prior.expand(1, 3, 3, 8, 12), actions=actions[:, :2])
+    assert torch.allclose(model.rollout(still, actions), prior.expand(1, 3, 3, 8, 12), atol=1e-6)
+
+
 @pytest.mark.parametrize("condition", ["motion", "action", "none"])
 def test_a_rollout_is_step_by_step_and_differentiable_in_the_actions(condition):
     model = world_model(condition)
@@ -246,6 +254,7 @@ def test_obstacles_are_what_stands_above_the_road():
     [
         (lambda: world_model("speed"), "condition is"),
         (lambda: BEVWorldModel(encoder=nn.Identity(), channels=3, grid=GRID, action_dim=3), "pairs"),
+        (lambda: world_model(prior=torch.zeros(3, 8, 8)), "prior must be"),
         (lambda: BEVGrid.of(VOXELS, stride=5), "square cells"),
         (lambda: lidar_encoder()(torch.zeros(3, 4)), r"\[N, P, 4\]"),
         (lambda: PCAProjection(4, 5), r"1\.\.4"),
