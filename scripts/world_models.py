@@ -17,6 +17,7 @@ from envs.two_rooms import TwoRoomsEpisodes
 from worldmodel.jepa_dynamics import (
     DynamicsModel,
     DynamicsWeights,
+    GoalCode,
     JEPADynamics,
     RecurrentPredictor,
     ResidualPredictor,
@@ -91,10 +92,18 @@ def dynamics(settings: Settings, episodes: EpisodeSource, *, seed: int) -> JEPAD
         encoder=encoder(settings, episodes.observation_shape),
         predictor=PREDICTORS[settings["predictor"]](dim, actions, hidden=settings["predictor_hidden"]),
         action_scale=torch.full((actions,), float(settings["action_scale"])),
+        goal_code=GoalCode(dim, settings["code_dim"]) if settings["code_dim"] else None,
     )
     weights = DynamicsWeights(**settings["weights"])
     sigreg = SIGReg(seed=seed) if weights.sigreg else None
-    return JEPADynamics(model=model, dim=dim, action_dim=actions, weights=weights, sigreg=sigreg)
+    return JEPADynamics(
+        model=model,
+        dim=dim,
+        action_dim=actions,
+        code_dim=settings["code_dim"],
+        weights=weights,
+        sigreg=sigreg,
+    )
 
 
 def seq_jepa(settings: Settings, episodes: EpisodeSource, *, seed: int) -> SeqJEPA:

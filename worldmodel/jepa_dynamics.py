@@ -15,7 +15,7 @@ from torch import nn
 from worldmodel.batches import EpisodeBatch, LatentState
 from worldmodel.distributed import at_least_fp32, mean_over_ranks
 from worldmodel.monitors import CopyLast, representation_health
-from worldmodel.nn.batch_norm import recalibrated
+from worldmodel.nn.batch_norm import SyncedBatchNorm1d, recalibrated
 from worldmodel.objectives import Loss
 from worldmodel.protocols import RepresentationCollapse
 from worldmodel.regularizers import covariance_term, variance_term
@@ -66,22 +66,47 @@ class ResidualPredictor(nn.Module):
         return z + self.change(torch.cat([z, action], dim=-1))
 
 
+class GoalCode(nn.Sequential):
+    """A short code of a latent in which distances to a goal are measured: Linear-ReLU-Linear-BatchNorm."""
+
+    def __init__(self, dim: int, code_dim: int, *, hidden: int = 128) -> None:
+        super().__init__(
+            nn.Linear(dim, hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, code_dim),
+            SyncedBatchNorm1d(code_dim, affine=False),
+        )
+
+
 class DynamicsModel(nn.Module):
     """Encoder and predictor: what is used after training. A `WorldModel`.
+
+    A latent that says everything needed for prediction is a poor ruler: its dimensions are to be independent, so many
+    of them vary fast and distances saturate. Goals are compared in a code of the latent that is trained to vary slowly
+    and to tell actions (`JEPADynamics`).
 
     Args:
         encoder: observations [N, ...] to latents [N, D].
         predictor: latents [N, D] and scaled actions [N, A] to the next latents.
         action_scale: [A], what an action is divided by before the predictor sees it.
+        goal_code: latents [N, D] to the code [N, C]; the latent itself without.
     """
 
     action_scale: torch.Tensor
 
-    def __init__(self, *, encoder: nn.Module, predictor: nn.Module, action_scale: torch.Tensor) -> None:
+    def __init__(
+        self,
+        *,
+        encoder: nn.Module,
+        predictor: nn.Module,
+        action_scale: torch.Tensor,
+        goal_code: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         if not bool((action_scale > 0).all()):
             raise ValueError(f"the action scale must be positive, got {action_scale.tolist()}")
         self.encoder, self.predictor = encoder, predictor
+        self.goal_code = goal_code or nn.Identity()
         self.register_buffer("action_scale", action_scale.float())
 
     def encode(self, observations: torch.Tensor) -> torch.Tensor:
@@ -107,19 +132,19 @@ class DynamicsWeights:
 
     Attributes:
         one_step: prediction error from every true latent (teacher forcing).
-        variance, covariance: VICReg's terms, over the batch at each time step.
-        time_variance: VICReg's variance term over the time steps of each stretch: latents must move within an episode.
-        smoothness: mean squared change of a latent from one step to the next.
-        inverse: error of the action read from two consecutive latents.
+        variance, covariance: VICReg's terms of the latents, over the batch at each time step.
+        code_covariance: the same of the goal codes.
+        smoothness: mean squared change of a goal code from one step to the next.
+        inverse: error of the action read from two consecutive goal codes.
         sigreg: SIGReg, over the batch at each time step.
     """
 
     one_step: float = 1.0
-    variance: float = 16.0
-    covariance: float = 8.0
-    time_variance: float = 0.0
-    smoothness: float = 12.0
-    inverse: float = 1.0
+    variance: float = 1.0
+    covariance: float = 1.0
+    code_covariance: float = 0.2
+    smoothness: float = 0.1
+    inverse: float = 10.0
     sigreg: float = 0.0
 
 
@@ -130,6 +155,7 @@ class JEPADynamics(nn.Module):
         model: the dynamics model.
         dim: D.
         action_dim: A.
+        code_dim: C of the model's goal code; D without one.
         weights: of the loss terms.
         sigreg: the statistic; needed where weights.sigreg is not 0.
         inverse_hidden: width of the inverse-dynamics head.
@@ -142,6 +168,7 @@ class JEPADynamics(nn.Module):
         model: DynamicsModel,
         dim: int,
         action_dim: int,
+        code_dim: int | None = None,
         weights: DynamicsWeights | None = None,
         sigreg: SIGReg | None = None,
         inverse_hidden: int = 256,
@@ -157,7 +184,7 @@ class JEPADynamics(nn.Module):
             )
         self.model, self.sigreg, self.collapse_std = model, sigreg, collapse_std
         self.inverse = nn.Sequential(
-            nn.Linear(2 * dim, inverse_hidden), nn.ReLU(), nn.Linear(inverse_hidden, action_dim)
+            nn.Linear(2 * (code_dim or dim), inverse_hidden), nn.ReLU(), nn.Linear(inverse_hidden, action_dim)
         )
 
     def training_step(self, batch: EpisodeBatch, step: int) -> Loss:
@@ -174,16 +201,15 @@ class JEPADynamics(nn.Module):
             terms["loss/variance"] = (weights.variance, variance_term(steps))
         if weights.covariance:
             terms["loss/covariance"] = (weights.covariance, covariance_term(steps))
-        if weights.time_variance:
-            terms["loss/time_variance"] = (weights.time_variance, _time_variance(z))
+        code = self.model.goal_code(z.flatten(0, 1)).unflatten(0, z.shape[:2])
+        if weights.code_covariance:
+            terms["loss/code_covariance"] = (weights.code_covariance, covariance_term(code.transpose(0, 1)))
         if weights.smoothness:
-            terms["loss/smoothness"] = (weights.smoothness, _mean_square(z[:, 1:] - z[:, :-1]))
+            terms["loss/smoothness"] = (weights.smoothness, _mean_square(code[:, 1:] - code[:, :-1]))
         if weights.inverse:
-            guess = self.inverse(torch.cat([z[:, :-1], z[:, 1:]], dim=-1))
-            terms["loss/inverse"] = (
-                weights.inverse,
-                _mean_square(guess - actions / self.model.action_scale),
-            )
+            guess = self.inverse(torch.cat([code[:, :-1], code[:, 1:]], dim=-1))
+            wanted = actions / self.model.action_scale
+            terms["loss/inverse"] = (weights.inverse, _mean_square(guess - wanted))
         if weights.sigreg and self.sigreg is not None:
             terms["loss/sigreg"] = (weights.sigreg, self.sigreg(steps, step=step))
         return Loss.weighted(terms)
@@ -224,10 +250,3 @@ def _mean_square(difference: torch.Tensor) -> torch.Tensor:
     """Mean of squares over all numbers of all ranks, in fp32."""
     square = at_least_fp32(difference).square()
     return mean_over_ranks(square.sum(), square.numel())
-
-
-def _time_variance(z: torch.Tensor, *, gamma: float = 1.0, eps: float = 1e-4) -> torch.Tensor:
-    """Variance hinge over the time steps of each stretch z [B, T, D], meaned over the stretches of all ranks."""
-    spread = (at_least_fp32(z).var(dim=1) + eps).sqrt()
-    hinge = torch.relu(gamma - spread)
-    return mean_over_ranks(hinge.sum(), hinge.numel())

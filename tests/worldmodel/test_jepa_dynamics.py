@@ -14,28 +14,36 @@ from worldmodel.conformance import check_world_model
 from worldmodel.jepa_dynamics import (
     DynamicsModel,
     DynamicsWeights,
+    GoalCode,
     JEPADynamics,
     RecurrentPredictor,
     ResidualPredictor,
 )
 from worldmodel.nn.mlp import MLPEncoder
+from worldmodel.planning import GoalCost
 from worldmodel.protocols import RepresentationCollapse, Task, WorldModel
 from worldmodel.sigreg import SIGReg
 
-D, A = 5, 2
+D, A, C = 5, 2, 3
 
 
-def task(*, predictor: str = "residual", **weights: float) -> JEPADynamics:
+def task(*, predictor: str = "residual", code: bool = True, **weights: float) -> JEPADynamics:
     torch.manual_seed(0)
     makers = {"residual": ResidualPredictor, "recurrent": RecurrentPredictor}
     model = DynamicsModel(
         encoder=MLPEncoder(6, (16, D)),
         predictor=makers[predictor](D, A, hidden=8),
         action_scale=torch.tensor([2.0, 0.5]),
+        goal_code=GoalCode(D, C) if code else None,
     )
     sigreg = SIGReg(num_slices=8) if weights.get("sigreg") else None
     return JEPADynamics(
-        model=model, dim=D, action_dim=A, weights=DynamicsWeights(**weights), sigreg=sigreg
+        model=model,
+        dim=D,
+        action_dim=A,
+        code_dim=C if code else None,
+        weights=DynamicsWeights(**weights),
+        sigreg=sigreg,
     ).double()
 
 
@@ -56,6 +64,17 @@ def test_it_is_a_world_model(predictor: str) -> None:
     check_world_model(made.model, episodes(), tolerance=1e-9)
 
 
+def test_goals_are_compared_in_the_goal_code() -> None:
+    made = task().eval()
+    goals = episodes().observations[:, 0]
+    cost = GoalCost.from_observations(made.model, goals, reduce="last")
+    latents = torch.randn(8, 4, 3, D).double()
+    values = cost(latents, torch.zeros(8, 4, 3, A))
+    codes = made.model.goal_code(latents[:, :, -1].flatten(0, 1)).unflatten(0, (8, 4))
+    wanted = made.model.goal_code(made.model.encode(goals[:, None])[:, 0])
+    torch.testing.assert_close(values, (codes - wanted[:, None]).square().mean(-1).to(values.dtype))
+
+
 def test_actions_are_scaled_once() -> None:
     model = task().model.eval()
     z, action = torch.randn(3, D).double(), torch.randn(3, A).double()
@@ -65,11 +84,13 @@ def test_actions_are_scaled_once() -> None:
     torch.testing.assert_close(model.rollout(state, action.unsqueeze(1))[:, 0], expected)
 
 
-def test_every_term_of_the_loss_against_its_formula() -> None:
+@pytest.mark.parametrize("code", [True, False])
+def test_every_term_of_the_loss_against_its_formula(code: bool) -> None:
     made = task(
+        code=code,
         variance=3.0,
         covariance=2.0,
-        time_variance=0.5,
+        code_covariance=0.5,
         smoothness=7.0,
         inverse=4.0,
         one_step=0.25,
@@ -87,11 +108,16 @@ def test_every_term_of_the_loss_against_its_formula() -> None:
     one_step = (forced - z[:, 1:]).square().mean()
     stds = torch.stack([(z[:, t].var(0) + 1e-4).sqrt() for t in range(4)])
     variance = torch.relu(1 - stds).mean()
-    covariances = [torch.cov(z[:, t].T) for t in range(4)]
-    covariance = torch.stack([(c - c.diag().diag()).square().sum() / D for c in covariances]).mean()
-    time_variance = torch.relu(1 - (z.var(1) + 1e-4).sqrt()).mean()
-    smoothness = z.diff(dim=1).square().mean()
-    read = made.inverse(torch.cat([z[:, :-1], z[:, 1:]], -1))
+
+    def off_diagonal(features: torch.Tensor) -> torch.Tensor:
+        covariances = [torch.cov(features[:, t].T) for t in range(4)]
+        return torch.stack([(c - c.diag().diag()).square().sum() / len(c) for c in covariances]).mean()
+
+    covariance = off_diagonal(z)
+    q = made.model.goal_code(z.flatten(0, 1)).unflatten(0, (8, 4)) if code else z
+    code_covariance = off_diagonal(q)
+    smoothness = q.diff(dim=1).square().mean()
+    read = made.inverse(torch.cat([q[:, :-1], q[:, 1:]], -1))
     inverse = (read - batch.actions / torch.tensor([2.0, 0.5])).square().mean()
     sigreg = torch.stack([SIGReg(num_slices=8)(z.transpose(0, 1), step=5)]).mean()
     expected = (
@@ -99,7 +125,7 @@ def test_every_term_of_the_loss_against_its_formula() -> None:
         + 0.25 * one_step
         + 3 * variance
         + 2 * covariance
-        + 0.5 * time_variance
+        + 0.5 * code_covariance
         + 7 * smoothness
         + 4 * inverse
         + 0.1 * sigreg
@@ -109,7 +135,9 @@ def test_every_term_of_the_loss_against_its_formula() -> None:
 
 
 def test_terms_of_weight_zero_are_not_computed() -> None:
-    loss = task(covariance=0, smoothness=0, inverse=0, one_step=0).training_step(episodes(), 0)
+    loss = task(covariance=0, code_covariance=0, smoothness=0, inverse=0, one_step=0).training_step(
+        episodes(), 0
+    )
     assert loss.parts.keys() == {"loss/prediction", "loss/variance"}
 
 
@@ -139,7 +167,7 @@ def test_bad_settings() -> None:
         DynamicsModel(encoder=nn.Identity(), predictor=nn.Identity(), action_scale=torch.zeros(2))
 
 
-WEIGHTS = {"time_variance": 0.5, "sigreg": 0.1}
+WEIGHTS = {"sigreg": 0.1}
 
 
 def _loss(parameters: Sequence[torch.Tensor], batch: EpisodeBatch) -> torch.Tensor:

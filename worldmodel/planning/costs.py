@@ -10,13 +10,14 @@ from typing import Any, Literal, Protocol
 
 import torch
 
+from worldmodel.distributed import at_least_fp32
 from worldmodel.objectives import feature_distance
 from worldmodel.protocols import WorldModel
 
 Readout = Callable[[torch.Tensor], torch.Tensor]
 GoalDistance = Literal["l2", "l1", "cosine"]
 Reduction = Literal["sum", "last", "min"]
-_KINDS: dict[str, Any] = {"l2": "mse", "l1": "l1", "cosine": "cosine"}
+_DISTANCES = ("l2", "l1", "cosine")
 
 
 class Cost(Protocol):
@@ -34,10 +35,13 @@ def goal_distance(latents: torch.Tensor, goal: torch.Tensor, distance: GoalDista
     l2 is the mean squared difference over the features and l1 the mean absolute one, so that a weight means the same at
     every width; cosine is 1 - cos.
     """
-    if distance not in _KINDS:
-        raise ValueError(f"the distance is {', '.join(_KINDS)}, got {distance!r}")
-    goal = goal.reshape(len(goal), *[1] * (latents.ndim - 2), -1).expand_as(latents)
-    return feature_distance(prediction=latents, target=goal, kind=_KINDS[distance])
+    if distance not in _DISTANCES:
+        raise ValueError(f"the distance is {', '.join(_DISTANCES)}, got {distance!r}")
+    goal = goal.reshape(len(goal), *[1] * (latents.ndim - 2), -1)
+    if distance == "cosine":
+        return feature_distance(prediction=latents, target=goal.expand_as(latents), kind="cosine")
+    difference = at_least_fp32(latents) - goal
+    return (difference.square() if distance == "l2" else difference.abs()).mean(-1)
 
 
 def over_horizon(values: torch.Tensor, reduce: Reduction) -> torch.Tensor:
@@ -68,19 +72,24 @@ class GoalCost:
     readout: Readout | None = None
 
     def __post_init__(self) -> None:
-        if self.distance not in _KINDS or self.reduce not in ("sum", "last", "min"):
+        if self.distance not in _DISTANCES or self.reduce not in ("sum", "last", "min"):
             raise ValueError(
-                f"the distance is {', '.join(_KINDS)} and the reduction sum, last or min, got {self.distance!r} and "
-                f"{self.reduce!r}"
+                f"the distance is {', '.join(_DISTANCES)} and the reduction sum, last or min, got {self.distance!r} "
+                f"and {self.reduce!r}"
             )
         if self.goal.ndim < 2 or not bool(self.goal.isfinite().all()):
             raise ValueError(f"goals are finite numbers [B, ...], got {tuple(self.goal.shape)}")
 
     @classmethod
     def from_observations(cls, model: WorldModel, observations: torch.Tensor, **options: Any) -> "GoalCost":
-        """Distance to the latents of goal images (or other observations) [B, ...]."""
+        """Distance to the latents of goal images (or other observations) [B, ...].
+
+        Where the model has a `goal_code`, latents [N, D] to codes [N, C], distances are those of the codes.
+        """
+        code = getattr(model, "goal_code", None)
         with torch.no_grad():
-            return cls(goal=model.encode(observations.unsqueeze(1))[:, 0], **options)
+            goal = model.encode(observations.unsqueeze(1))[:, 0]
+            return cls(goal=goal if code is None else code(goal), readout=code, **options)
 
     def __call__(self, latents: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
         if self.reduce == "last":
@@ -88,7 +97,7 @@ class GoalCost:
         if self.readout is not None:
             latents = self.readout(latents.flatten(0, 2)).unflatten(0, latents.shape[:3])
         latents = latents.flatten(3)
-        goal = self.goal.flatten(1)
+        goal = self.goal.reshape(len(self.goal), -1)
         if len(goal) != len(latents) or goal.shape[-1] != latents.shape[-1]:
             raise ValueError(
                 f"goals [B, D] go with latents or states [B, K, H, D], got {tuple(goal.shape)} and "
@@ -125,8 +134,8 @@ class SubGoalCost:
     def __post_init__(self) -> None:
         if self.goals.ndim < 3 or not bool(self.goals.isfinite().all()):
             raise ValueError(f"sub-goals are finite numbers [B, G, ...], got {tuple(self.goals.shape)}")
-        if self.distance not in _KINDS:
-            raise ValueError(f"the distance is {', '.join(_KINDS)}, got {self.distance!r}")
+        if self.distance not in _DISTANCES:
+            raise ValueError(f"the distance is {', '.join(_DISTANCES)}, got {self.distance!r}")
 
     def __call__(self, latents: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
         distances = self._distances(latents)
@@ -158,7 +167,9 @@ class SubGoalCost:
         if self.readout is not None:
             latents = self.readout(latents.flatten(0, 2)).unflatten(0, latents.shape[:3])
         flat = latents.flatten(3)
-        return [goal_distance(flat, goal.flatten(1), self.distance) for goal in self.goals.unbind(1)]
+        return [
+            goal_distance(flat, goal.reshape(len(goal), -1), self.distance) for goal in self.goals.unbind(1)
+        ]
 
 
 @dataclass(frozen=True, eq=False)
