@@ -120,7 +120,8 @@ class TwoRoomsEpisodes:
 
     Behaviour: the direction turns by a normal angle of std 0.2 rad per step, and is drawn anew after a step that a
     wall cut short; steps are normal with mean 1.0 px and std 0.4 px, drawn again outside of [0.2, 1.8]. A share of the
-    episodes, `cross_wall_rate`, starts near the door and walks through it first.
+    episodes, `cross_wall_rate`, starts near the door and walks through it first; another, `meet_wall_rate`, starts near
+    the inner wall at any height and walks against it, so that a model learns where the door is not.
 
     Labels: `state` [T, 2] (x, y) of the dot; `layout` [2] (wall x, door y). `actions` are the steps that were asked
     for, also where a wall cut them short.
@@ -141,13 +142,15 @@ class TwoRoomsEpisodes:
         episodes: int = 20_000,
         length: int = 91,
         cross_wall_rate: float = 0.35,
+        meet_wall_rate: float = 0.0,
         layout: tuple[float, float] | None = None,
         seed: int = 0,
     ) -> None:
-        if episodes < 1 or length < 2 or not 0 <= cross_wall_rate <= 1:
+        rates = (cross_wall_rate, meet_wall_rate)
+        if episodes < 1 or length < 2 or min(rates) < 0 or sum(rates) > 1:
             raise ValueError(
-                "episodes >= 1, length >= 2 and 0 <= cross_wall_rate <= 1 are needed, got "
-                f"{episodes}, {length} and {cross_wall_rate}"
+                "episodes >= 1, length >= 2 and shares cross_wall_rate and meet_wall_rate that sum to at most 1 are "
+                f"needed, got {episodes}, {length} and {rates}"
             )
         choices = geometry.layouts(require_split(split))
         if layout is not None:
@@ -156,7 +159,14 @@ class TwoRoomsEpisodes:
         for chunk in range(-(-episodes // _EPISODES_AT_ONCE)):
             generator = np.random.default_rng((seed, SPLITS.index(split), chunk, 0x2201))
             drawn = choices[generator.integers(len(choices), size=_EPISODES_AT_ONCE)]
-            chunks.append((drawn, *walk(drawn, length, cross_wall_rate=cross_wall_rate, generator=generator)))
+            walked = walk(
+                drawn,
+                length,
+                cross_wall_rate=cross_wall_rate,
+                meet_wall_rate=meet_wall_rate,
+                generator=generator,
+            )
+            chunks.append((drawn, *walked))
         self.layouts, self.states, self.actions = (
             np.concatenate(parts)[:episodes].astype(np.float32) for parts in zip(*chunks, strict=True)
         )
@@ -185,25 +195,35 @@ class TwoRoomsEpisodes:
 
 
 def walk(
-    layouts: np.ndarray, length: int, *, cross_wall_rate: float, generator: np.random.Generator
+    layouts: np.ndarray,
+    length: int,
+    *,
+    cross_wall_rate: float,
+    meet_wall_rate: float = 0.0,
+    generator: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Positions [N, length, 2] and asked-for steps [N, length - 1, 2] in layouts [N, 2], see `TwoRoomsEpisodes`."""
     count = len(layouts)
     wall, door = layouts.T
     right = generator.random(count) < 0.5
-    crossing = generator.random(count) < cross_wall_rate
+    kind = generator.random(count)
+    crossing = kind < cross_wall_rate
+    meeting = ~crossing & (kind < cross_wall_rate + meet_wall_rate)
     position = geometry.sample_free(right.astype(int), layouts, generator=generator)
     near = position.copy()
     side = np.where(right, 1.0, -1.0)
     reach = np.minimum(20.0, abs(np.where(right, geometry.BORDER_HIGH, geometry.BORDER_LOW) - wall) - 4.0)
     near[:, 0] = wall + side * generator.uniform(4.0, reach)
-    near[:, 1] = np.clip(door + generator.uniform(-12.0, 12.0, count), 7.0, geometry.SIZE - 8.0)
-    position = np.where(crossing[:, None], near, position)
+    around_door = np.clip(door + generator.uniform(-12.0, 12.0, count), 7.0, geometry.SIZE - 8.0)
+    near[:, 1] = np.where(crossing, around_door, generator.uniform(7.0, geometry.SIZE - 8.0, count))
+    position = np.where((crossing | meeting)[:, None], near, position)
     # Two places before and behind the door to head for, one after the other.
     ahead = np.stack([wall + 3.0 * side, door], axis=1)
     behind = np.stack([wall - 4.0 * side, door], axis=1)
     stage = np.where(crossing, 0, 2)
     direction = generator.uniform(-np.pi, np.pi, count)
+    towards = np.where(right, np.pi, 0.0) + generator.uniform(-0.7, 0.7, count)
+    direction = np.where(meeting, towards, direction)
 
     positions, steps = np.empty((count, length, 2)), np.empty((count, length - 1, 2))
     positions[:, 0] = position

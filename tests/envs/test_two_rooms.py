@@ -227,3 +227,18 @@ TwoRooms()
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert "pip install 'robot-worldmodel[sim]'" in done.stderr, done.stderr
+
+
+def test_episodes_that_meet_the_wall_start_near_it_and_mostly_stay_on_their_side() -> None:
+    layouts = np.repeat([[32.0, 30.0]], 400, axis=0)
+    positions, steps = walk(
+        layouts, 25, cross_wall_rate=0.0, meet_wall_rate=1.0, generator=np.random.default_rng(0)
+    )
+    assert (abs(positions[:, 0, 0] - 32) <= 20).all()
+    assert np.ptp(positions[:, 0, 1]) > 45  # at any height
+    side = np.sign(positions[:, 0, 0] - 32)
+    assert (np.sign(steps[:, 0, 0]) == -side).mean() > 0.95
+    crossed = np.sign(positions[:, -1, 0] - 32) != side
+    assert 0.02 < crossed.mean() < 0.25  # the door is 9 of 53 px high
+    with pytest.raises(ValueError, match="sum to at most 1"):
+        TwoRoomsEpisodes(split="train", cross_wall_rate=0.6, meet_wall_rate=0.6)
