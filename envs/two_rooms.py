@@ -12,6 +12,8 @@ from envs.gym_base import Env, require_gymnasium
 MAX_STEP = 2.45
 STEP_MEAN, STEP_STD, STEP_LOW, STEP_HIGH = 1.0, 0.4, 0.2, 1.8
 TURN_STD = 0.2
+# Of a step that a wall cut short. A dot that turned at once would show a model no more than the last pixel of a wall.
+BOUNCE_RATE = 0.15
 _EPISODES_AT_ONCE = 1024
 
 
@@ -118,8 +120,8 @@ def _share_right(layout: np.ndarray) -> float:
 class TwoRoomsEpisodes:
     """Walks of the dot (`envs.episodes.EpisodeSource`); an item is an episode of `length` observations in one layout.
 
-    Behaviour: the direction turns by a normal angle of std 0.2 rad per step, and is drawn anew after a step that a
-    wall cut short; steps are normal with mean 1.0 px and std 0.4 px, drawn again outside of [0.2, 1.8]. A share of the
+    Behaviour: the direction turns by a normal angle of std 0.2 rad per step, and is drawn anew with a probability of
+    0.15 after a step that a wall cut short; steps are normal with mean 1.0 px and std 0.4 px, drawn again outside of [0.2, 1.8]. A share of the
     episodes, `cross_wall_rate`, starts near the door and walks through it first; another, `meet_wall_rate`, starts near
     the inner wall at any height and walks against it, so that a model learns where the door is not.
 
@@ -235,7 +237,8 @@ def walk(
         step = size[:, None] * np.stack([np.cos(direction), np.sin(direction)], axis=1)
         after = geometry.move(position, step, layouts)
         blocked = abs(after - position - step).max(axis=1) > 1e-9
-        direction = np.where(blocked, generator.uniform(-np.pi, np.pi, count), direction)
+        turning = blocked & (generator.random(count) < BOUNCE_RATE)
+        direction = np.where(turning, generator.uniform(-np.pi, np.pi, count), direction)
         positions[:, t + 1], steps[:, t], position = after, step, after
         target = np.where((stage == 0)[:, None], ahead, behind)
         stage = np.where((stage < 2) & (np.linalg.norm(position - target, axis=1) < 1.5), stage + 1, stage)
