@@ -123,6 +123,14 @@ def markdown(rows: list[dict[str, Any]], budget: int) -> str:
     return "\n".join(lines) + "\n"
 
 
+def store(rows: list[dict[str, Any]], folder: Path, budget: int) -> None:
+    """Write what is measured so far."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "planning_oracle.json"
+    write_json(path, {"base": BASE, "block": BLOCK, "budget": budget, "rows": rows, **provenance()})
+    path.with_suffix(".md").write_text(markdown(rows, budget))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -148,13 +156,8 @@ def main() -> None:
         if arguments.only is None or arguments.only in label(change):
             rows.append(measure(change, protocol, arguments.runs, progress=arguments.progress))
             print(markdown(rows[-1:], arguments.budget).splitlines()[-1], flush=True)
-    if arguments.only is None:
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        path = arguments.out / "planning_oracle.json"
-        write_json(
-            path, {"base": BASE, "block": BLOCK, "budget": arguments.budget, "rows": rows, **provenance()}
-        )
-        path.with_suffix(".md").write_text(markdown(rows, arguments.budget))
+            if arguments.only is None:
+                store(rows, arguments.out, arguments.budget)
 
 
 if __name__ == "__main__":
