@@ -1,9 +1,7 @@
 """The arms of the seq-JEPA study: data, models and their training, shared by study_seq_jepa.py and its tests."""
 
-import itertools
 import json
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -15,10 +13,12 @@ from torch import nn
 
 from envs.episodes import ActionSpec, Episode
 from envs.views.digits import digits
+from envs.views.objects import ObjectSpec, objects
 from envs.views.rotations import PosedViews, distinct_views, relative_quaternions
+from worldmodel.baselines import SelfDistillation, SimCLR, TwoViewPretraining, VICReg
 from worldmodel.episodes import EpisodeDataset, collate_episodes, episode_batches
 from worldmodel.lejepa import LeJEPA
-from worldmodel.nn.batch_norm import SyncedBatchNorm1d
+from worldmodel.nn.mlp import MLPEncoder
 from worldmodel.regularizers import SIGReg
 from worldmodel.seq_jepa import SeqJEPA, SeqWorldModel
 from worldmodel.targets import EMATarget, SharedTarget
@@ -29,6 +29,8 @@ from worldmodel.training.schedules import WarmupCosine
 
 Split = Literal["train", "test"]
 EMA_START = 0.99
+LIMITS = {"objects30": 30.0, "objects90": 90.0}  # degrees about each axis
+RENDERED = Path("data/objects")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +79,10 @@ class Arm:
     trained: bool = True
     baseline: str | None = None
 
+    def objects_per_step(self, sequences: int) -> int:
+        """Two views of twice as many objects are as many images as the four of a sequence."""
+        return sequences if self.baseline is None else 2 * sequences
+
 
 ARMS = {
     "random": Arm(title="random init", trained=False),
@@ -86,6 +92,11 @@ ARMS = {
     "predictor": Arm(title="action to predictor only", condition="predictor"),
     "aggregator": Arm(title="action to aggregator only", condition="aggregator"),
     "sigreg": Arm(title="act, SIGReg, no teacher", sigreg=True),
+    "simclr": Arm(title="SimCLR", baseline="simclr"),
+    "vicreg": Arm(title="VICReg", baseline="vicreg"),
+    "byol": Arm(title="BYOL", baseline="byol"),
+    "conditional_byol": Arm(title="conditional BYOL", baseline="conditional_byol"),
+    "jepa": Arm(title="JEPA, no action, no aggregator", baseline="jepa"),
     "random_no_act": Arm(title="random init, no act", condition="none", trained=False),
 }
 
@@ -138,30 +149,17 @@ def source(data: str, split: Split) -> Prepared:
     """
     if data == "digits":
         return Prepared(digits(split=split))
+    if data in LIMITS:
+        spec = ObjectSpec(limits=(LIMITS[data],) * 3)
+        return Prepared(objects(split=split, spec=spec, pool=2, folder=RENDERED, progress=False))
     raise ValueError(f"data is digits, objects30 or objects90, got {data!r}")
-
-
-class Encoder(nn.Module):
-    """Linear-BN-ReLU per hidden width, then Linear and a BatchNorm without affine."""
-
-    def __init__(self, in_dim: int, widths: Sequence[int]) -> None:
-        super().__init__()
-        *hidden, out = widths
-        layers: list[nn.Module] = []
-        for a, b in itertools.pairwise([in_dim, *hidden]):
-            layers += [nn.Linear(a, b, bias=False), SyncedBatchNorm1d(b), nn.ReLU(inplace=True)]
-        layers += [nn.Linear(hidden[-1], out), SyncedBatchNorm1d(out, affine=False)]
-        self.layers = nn.Sequential(*layers)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.layers(x.flatten(1))
 
 
 def world_model(arm: Arm, *, source: Prepared, scale: Scale) -> SeqWorldModel:
     """The model of an arm, freshly drawn. All arms draw the encoder first: equal seeds give equal encoders."""
     in_dim = torch.Size(source.observation_shape).numel()
     return SeqWorldModel(
-        encoder=Encoder(in_dim, scale.widths),
+        encoder=MLPEncoder(in_dim, scale.widths),
         embed_dim=scale.widths[-1],
         action_dim=source.action.dim,
         action_embed=scale.action_embed,
@@ -179,12 +177,35 @@ def task(arm: Arm, *, source: Prepared, scale: Scale, seed: int) -> nn.Module:
     """The training task of an arm, its weights drawn from `seed`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
+        if arm.baseline is not None:
+            return two_view_task(arm.baseline, source=source, scale=scale)
         model = world_model(arm, source=source, scale=scale)
     if arm.sigreg:
         lejepa = LeJEPA(sigreg=SIGReg(seed=seed), weight=scale.sigreg_weight)
         return SeqJEPA(model=model, target=SharedTarget(), lejepa=lejepa, views=arm.views)
     target = EMATarget(model.encoder, momentum=EMA_START, schedule="cosine", copy_buffers=True)
     return SeqJEPA(model=model, target=target, views=arm.views)
+
+
+def two_view_task(name: str, *, source: Prepared, scale: Scale) -> TwoViewPretraining:
+    """A baseline around the same encoder; projectors of three layers as wide as the predictor of the world model."""
+    encoder, dim = MLPEncoder(torch.Size(source.observation_shape).numel(), scale.widths), scale.widths[-1]
+    widths = (scale.hidden,) * 3
+    if name == "simclr":
+        return TwoViewPretraining(encoder=encoder, method=SimCLR(dim, widths=widths))
+    if name == "vicreg":
+        return TwoViewPretraining(encoder=encoder, method=VICReg(dim, widths=widths))
+    action = source.action.dim if name == "conditional_byol" else None
+    method = SelfDistillation(
+        encoder,
+        dim,
+        widths=None if name == "jepa" else widths,
+        hidden=scale.hidden,
+        action_dim=action,
+        action_embed=scale.action_embed,
+        momentum=EMA_START,
+    )
+    return TwoViewPretraining(encoder=encoder, method=method)
 
 
 def trained(
@@ -200,7 +221,7 @@ def trained(
         return model.eval(), {"trained_at": provenance()}
     config = TrainerConfig(
         max_steps=scale.steps,
-        batch_size=scale.batch_size,
+        batch_size=arm.objects_per_step(scale.batch_size),
         schedule=WarmupCosine(max_lr=scale.max_lr, warmup=scale.warmup),
         beta2=0.999,
         weight_decay=scale.weight_decay,
@@ -227,7 +248,7 @@ def trained(
             )
         load_strict(model, load_checkpoint(latest).model, source=str(latest))
         return model.eval(), json.loads(done.read_text())
-    stretch = arm.views + 1
+    stretch = 2 if arm.baseline else arm.views + 1
     began = time.perf_counter()
     fit(
         model,

@@ -186,6 +186,7 @@ def report(result: dict[str, Any]) -> str:
         "",
         f"Commit of the report {result['commit']}; cells trained at "
         f"{', '.join(sorted({c['trained_at']['commit'] for c in cells}))}. {result['note']}",
+        f"Arms not run: {', '.join(ARMS[a].title for a in ARMS if a not in arms) or 'none'}.",
         "",
         "## Gates",
         "",

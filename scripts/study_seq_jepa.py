@@ -59,7 +59,7 @@ def measured(
     model, record = trained(arm, data=data, scale=scale, seed=seed, folder=folder)
     began = time.perf_counter()
     test_items: Prepared = source(data, "test")
-    heldout = episode_batches(test_items, steps=max(arm.views + 1, 2), count=1000, batch_size=250, seed=1)
+    heldout = episode_batches(test_items, steps=arm.views + 1, count=1000, batch_size=250, seed=1)
     with frozen(model):
         health = model.monitors(heldout)  # type: ignore[operator]
     train, test, whole = drawn(data, seed, protocol)

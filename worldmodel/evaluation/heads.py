@@ -142,7 +142,9 @@ def _fit(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module = _module(x.shape[-1], out_dim, config)
-    optimizer = torch.optim.Adam(module.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+    optimizer = torch.optim.Adam(
+        module.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True
+    )
     generator = torch.Generator().manual_seed(seed)
     with torch.enable_grad():
         for _ in range(config.epochs):
