@@ -149,6 +149,12 @@ def run(settings: dict[str, Any]) -> int:
     options = {k: v for k, v in settings["env"].items() if k != "name"}
     env = environment(settings["env"]["name"], **options)
     models = [load_world_model(path) for path in folders(settings["run"])]
+    for model in models:
+        trained_in = model.settings.get("episodes", {}).get("name", env.name)
+        if trained_in != env.name:
+            raise ValueError(
+                f"{model.checkpoint} was trained in {trained_in}, not in {env.name}: env.name={trained_in}"
+            )
     agents = build_agents(settings, models)
     protocol = Protocol(
         environment=env.name,

@@ -94,6 +94,15 @@ def test_what_is_missing_is_named(script: Callable[[str], ModuleType], loaded: M
             loaded.run(settings(tmp_path, *overrides))
 
 
+def test_a_model_of_another_environment_is_refused(
+    loaded: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    foreign = SimpleNamespace(settings={"episodes": {"name": "push_t"}}, checkpoint="x", block=4)
+    monkeypatch.setattr(loaded, "load_world_model", lambda path: foreign)
+    with pytest.raises(ValueError, match="trained in push_t, not in two_rooms"):
+        loaded.run(settings(tmp_path, "run=x"))
+
+
 def test_a_folder_without_a_checkpoint_is_named(script: Callable[[str], ModuleType], tmp_path: Path):
     with pytest.raises(RunFolderError, match="holds no checkpoint"):
         script("world_models").load_world_model(tmp_path)
