@@ -109,7 +109,7 @@ class BEVWorldModel(nn.Module):
         self.condition, self.window, self.action_dim = condition, window, action_dim
         self.action_embedding = nn.Linear(window * action_dim, action_embed)
         layers: list[nn.Module] = []
-        inputs = seen_by_network = window * (channels + 1) + 2 + action_embed
+        inputs = seen_by_network = window * (channels + 1) + 2 * channels + 2 + action_embed
         for dilation in dilations:
             layers += [
                 nn.Conv2d(inputs, width, 3, padding=dilation, dilation=dilation, bias=False),
@@ -160,7 +160,12 @@ class BEVWorldModel(nn.Module):
         embedded = self.action_embedding((actions / scale).flatten(1))
         embedded = embedded[:, :, None, None].expand(-1, -1, *newest.shape[2:])
         places = self.places.to(newest).expand(batch, -1, -1, -1)
-        features = torch.cat([shown.flatten(1, 2), seen.flatten(1, 2), places, embedded], dim=1)
+        # Along a street, what comes into view is like what was at that place before.
+        unmoved = maps[:, -1] - self.prior
+        fill = (1 - seen[:, -1]) * unmoved
+        features = torch.cat(
+            [shown.flatten(1, 2), seen.flatten(1, 2), unmoved, fill, places, embedded], dim=1
+        )
         return newest + self.linear(features) + self.residual(self.network(features)) + self.prior
 
     def rollout(self, state: LatentState, future: torch.Tensor) -> torch.Tensor:
