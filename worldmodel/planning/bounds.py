@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -38,7 +39,6 @@ class ActionBounds:
             raise ValueError(f"with max_norm the box must hold zero, got {low} and {high}")
         if self.block < 1:
             raise ValueError(f"a block holds at least 1 action, got {self.block}")
-        object.__setattr__(self, "_boxed", bool((low.isfinite() | high.isfinite()).any()))
 
     @classmethod
     def from_spec(cls, spec: Any, block: int = 1) -> "ActionBounds":
@@ -49,6 +49,16 @@ class ActionBounds:
             block: environment actions per action of the world model.
         """
         return cls(low=spec.low, high=spec.high, max_norm=spec.max_norm, block=block)
+
+    @cached_property
+    def _box(self) -> tuple[Any, Any] | None:
+        """The box of a whole block; two numbers where all sides are equal, which are clamped to much faster."""
+        low, high = self.low, self.high
+        if not bool((low.isfinite() | high.isfinite()).any()):
+            return None
+        if bool((low == low[0]).all()) and bool((high == high[0]).all()):
+            return float(low[0]), float(high[0])
+        return low.repeat(self.block), high.repeat(self.block)
 
     @property
     def dim(self) -> int:
@@ -74,25 +84,27 @@ class ActionBounds:
                 f"actions end in {self.dim} numbers (block {self.block} x {len(self.low)}), got "
                 f"{tuple(actions.shape)}"
             )
+        if self._box is not None:
+            actions = torch.clamp(actions, *self._box)
+        if self.max_norm is None:
+            return actions
         each = actions.unflatten(-1, (self.block, -1))
-        if self._boxed:  # type: ignore[attr-defined]
-            each = torch.clamp(each, self.low.to(each), self.high.to(each))
-        if self.max_norm is not None:
-            norm = each.norm(dim=-1, keepdim=True)
-            # The tiny factor keeps float32 rounding of the product on the inner side of the bound.
-            each = each * (self.max_norm * (1 - 1e-6) / norm.clamp(min=self.max_norm)).where(
-                norm > self.max_norm, 1.0
-            )
-        return each.flatten(-2)
+        norm = each.norm(dim=-1, keepdim=True)
+        # The tiny factor keeps float32 rounding of the product on the inner side of the bound.
+        short = self.max_norm * (1 - 1e-6) / norm.clamp(min=self.max_norm)
+        return (each * short.where(norm > self.max_norm, 1.0)).flatten(-2)
 
     def clipped_share(self, actions: torch.Tensor) -> float:
         """Share of the environment actions in [..., block * A] that `project` would move."""
-        return self.moved_share(actions, self.project(actions))
+        return float(self.moved_share(actions, self.project(actions)))
 
-    def moved_share(self, actions: torch.Tensor, projected: torch.Tensor) -> float:
-        """The same where the projection is known already."""
-        moved = (actions != projected).unflatten(-1, (self.block, -1)).any(-1)
-        return float(moved.sum()) / max(moved.numel(), 1)
+    def moved_share(self, actions: torch.Tensor, projected: torch.Tensor) -> torch.Tensor:
+        """The same, a scalar tensor, where the projection is known already."""
+        moved = actions != projected
+        if len(self.low) > 1:  # counted by a product: `any` along a short axis is slow
+            numbers = moved.to(actions.dtype).reshape(-1, len(self.low))
+            moved = numbers @ numbers.new_ones(len(self.low)) > 0
+        return moved.sum() / moved.numel()
 
     def default_spread(self) -> torch.Tensor:
         """Standard deviation [A] to start a search with: half the box, at most max_norm; 1 where unbounded."""

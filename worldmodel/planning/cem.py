@@ -10,13 +10,6 @@ from worldmodel.planning.bounds import ActionBounds
 from worldmodel.planning.sampling import Fit, SamplingPlanner
 
 
-def best(candidates: torch.Tensor, costs: torch.Tensor, count: int) -> torch.Tensor:
-    """The `count` candidates [B, E, H, A] of lowest cost out of [B, K, H, A], best first."""
-    index = costs.topk(min(count, costs.shape[1]), dim=1, largest=False).indices
-    offset = torch.arange(len(costs), device=costs.device).unsqueeze(1) * costs.shape[1]
-    return candidates.flatten(0, 1)[(index + offset).flatten()].unflatten(0, index.shape)
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CEM(SamplingPlanner):
     """Mean and standard deviation of the elites become the next distribution.
@@ -41,10 +34,13 @@ class CEM(SamplingPlanner):
                 f"momentum lies in [0, 1] and min_spread is not negative, got {self.momentum} and {self.min_spread}"
             )
 
+    @property
+    def elite_count(self) -> int:
+        return self.elites
+
     def fit(
-        self, candidates: torch.Tensor, costs: torch.Tensor, *, mean: torch.Tensor, spread: torch.Tensor
+        self, elites: torch.Tensor, costs: torch.Tensor, *, mean: torch.Tensor, spread: torch.Tensor
     ) -> Fit:
-        elites = best(candidates, costs, self.elites)
         # The maximum-likelihood fit: one elite has spread 0, not NaN.
         spread_new, mean_new = torch.std_mean(elites, dim=1, correction=0)
         if self.momentum:

@@ -11,7 +11,7 @@ from worldmodel.planning.bounds import ActionBounds
 from worldmodel.planning.costs import Cost
 from worldmodel.planning.noise import draw_normal, generators
 from worldmodel.planning.plan import Budget, Plan, StoppedBy
-from worldmodel.planning.search import Books, Evaluator, check_call, start
+from worldmodel.planning.search import Books, Evaluator, cheapest, check_call, start
 from worldmodel.protocols import WorldModel
 
 
@@ -90,14 +90,14 @@ class GradientPlanner:
                 judged = torch.where(costs.isfinite(), costs, 0.0).sum()
                 (slope,) = torch.autograd.grad(judged, [units])
             actions = actions.detach()
-            books.note(bounds.project(actions), costs.detach().nan_to_num(nan=torch.inf), clipped)
+            best, lowest = cheapest(bounds.project(actions), costs.detach(), 1)
+            books.note(best[:, 0], lowest[:, 0], clipped)
             slope = slope.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
             if descent is not None:
                 slope = descent.direction(slope)
             units = (bounds.project((units.detach() - self.lr * slope) * scale) / scale).requires_grad_()
         spread = actions.std(dim=1, correction=0)
-        chosen = books.best
-        return books.close(mean=chosen, spread=spread, stopped_by=stopped_by, execute_mean=False)
+        return books.close(mean=None, spread=spread, stopped_by=stopped_by)
 
 
 class _Adam:

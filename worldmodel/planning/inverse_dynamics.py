@@ -18,7 +18,7 @@ from worldmodel.protocols import WorldModel
 
 
 class InverseDynamics(nn.Module):
-    """MLP g(z, z_goal) to an action; GELU, layer norm of the inputs.
+    """MLP g(z, z_goal) to an action, with GELU.
 
     Args:
         latent_dim: numbers of a latent, flattened.
@@ -30,7 +30,7 @@ class InverseDynamics(nn.Module):
     def __init__(self, *, latent_dim: int, action_dim: int, hidden: int = 256, layers: int = 2) -> None:
         super().__init__()
         widths = [2 * latent_dim, *[hidden] * layers]
-        body: list[nn.Module] = [nn.LayerNorm(2 * latent_dim)]
+        body: list[nn.Module] = []
         for a, b in itertools.pairwise(widths):
             body += [nn.Linear(a, b), nn.GELU()]
         self.body = nn.Sequential(*body, nn.Linear(widths[-1], action_dim))

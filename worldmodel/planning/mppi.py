@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import torch
 
-from worldmodel.planning.cem import best
 from worldmodel.planning.sampling import Fit, SamplingPlanner
 
 
@@ -53,16 +52,18 @@ class MPPI(SamplingPlanner):
         if self.elites is not None and not 1 <= self.elites <= self.samples:
             raise ValueError(f"there must be 1 to {self.samples} elites (samples), got {self.elites}")
 
+    @property
+    def elite_count(self) -> int:
+        return self.elites or self.samples
+
     def fit(
-        self, candidates: torch.Tensor, costs: torch.Tensor, *, mean: torch.Tensor, spread: torch.Tensor
+        self, elites: torch.Tensor, costs: torch.Tensor, *, mean: torch.Tensor, spread: torch.Tensor
     ) -> Fit:
-        if self.elites is not None:
-            candidates = best(candidates, costs, self.elites)
-            costs = costs.topk(candidates.shape[1], dim=1, largest=False).values
+        costs = costs.nan_to_num(nan=torch.inf)
         weights = mppi_weights(costs, temperature=self.temperature, normalise=self.normalise)
-        new = _weighted(weights, candidates)
+        new = _weighted(weights, elites)
         if self.adapt_spread:
-            variance = _weighted(weights, (candidates - new.unsqueeze(1)).square())
+            variance = _weighted(weights, (elites - new.unsqueeze(1)).square())
             spread = variance.sqrt().clamp(min=self.min_spread)
         return Fit(mean=new, spread=spread)
 

@@ -10,7 +10,7 @@ from worldmodel.planning.bounds import ActionBounds
 from worldmodel.planning.costs import Cost
 from worldmodel.planning.noise import coloured, draw_normal, generators
 from worldmodel.planning.plan import Budget, Plan, StoppedBy
-from worldmodel.planning.search import Books, Evaluator, check_call, start
+from worldmodel.planning.search import Books, Evaluator, cheapest, check_call, start
 from worldmodel.protocols import WorldModel
 
 
@@ -58,10 +58,18 @@ class SamplingPlanner:
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
 
+    @property
+    def elite_count(self) -> int:
+        """How many of the best candidates `fit` is given."""
+        return self.samples
+
     def fit(
-        self, candidates: torch.Tensor, costs: torch.Tensor, *, mean: torch.Tensor, spread: torch.Tensor
+        self, elites: torch.Tensor, costs: torch.Tensor, *, mean: torch.Tensor, spread: torch.Tensor
     ) -> Fit:
-        """The next distribution from candidates [B, K, H, A] with costs [B, K], where NaN is infinite already."""
+        """The next distribution from the best candidates [B, E, H, A], best first, with their costs [B, E].
+
+        A cost of NaN is an infinite one.
+        """
         raise NotImplementedError
 
     def population(self, iteration: int) -> int:
@@ -107,10 +115,11 @@ class SamplingPlanner:
                 clipped = bounds.moved_share(drawn, candidates)
                 if kept is not None:
                     candidates = torch.cat([candidates, kept.to(candidates)], dim=1)
-                candidates = candidates[:, :allowed]
-                costs = evaluator(candidates).nan_to_num(nan=torch.inf)
-                books.note(candidates, costs, clipped)
-                fitted = self.fit(candidates, costs, mean=mean, spread=spread)
+                if allowed < wanted:
+                    candidates = candidates[:, :allowed]
+                elites, costs = cheapest(candidates, evaluator(candidates), self.elite_count)
+                books.note(elites[:, 0], costs[:, 0], clipped)
+                fitted = self.fit(elites, costs, mean=mean, spread=spread)
                 mean, spread = fitted.mean, fitted.spread
         return books.close(
             mean=mean,

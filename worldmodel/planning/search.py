@@ -67,9 +67,10 @@ class Evaluator:
     def __call__(self, candidates: torch.Tensor) -> torch.Tensor:
         """Costs [B, K] of candidates [B, K, H, A]."""
         count, horizon = candidates.shape[1:3]
-        parts = [self._part(part) for part in candidates.split(self.chunk or count, dim=1)]
         self.predictor_steps += count * horizon
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+        if self.chunk is None or self.chunk >= count:
+            return self._part(candidates)
+        return torch.cat([self._part(part) for part in candidates.split(self.chunk, dim=1)], dim=1)
 
     def _part(self, candidates: torch.Tensor) -> torch.Tensor:
         batch, count = candidates.shape[:2]
@@ -84,23 +85,36 @@ class Evaluator:
         return costs
 
 
+def cheapest(candidates: torch.Tensor, costs: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The `count` candidates [B, E, H, A] of lowest cost out of [B, K, H, A], best first, and their costs [B, E].
+
+    A cost of NaN counts as infinite.
+    """
+    batch, total = costs.shape
+    values, index = costs.topk(min(count, total), dim=1, largest=False)  # puts NaN last
+    if batch == 1:
+        return candidates[0].index_select(0, index[0]).unsqueeze(0), values
+    rows = index + torch.arange(0, batch * total, total, device=costs.device).unsqueeze(1)
+    return candidates.flatten(0, 1).index_select(0, rows.flatten()).unflatten(0, index.shape), values
+
+
 class Books:
-    """Best candidate so far, cost trace and budget of one decision."""
+    """Best candidates, cost trace and budget of one decision. Nothing is computed before it is asked for."""
 
     def __init__(self, *, budget: Budget, evaluator: Evaluator, horizon: int) -> None:
         self._began = self._last = time.perf_counter()
         self._longest = 0.0
         self._budget, self._evaluator, self._horizon = budget, evaluator, horizon
-        self._trace: list[torch.Tensor] = []
-        self._clipped: list[float] = []
-        self._best: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._best: list[torch.Tensor] = []
+        self._lowest: list[torch.Tensor] = []
+        self._clipped: list[torch.Tensor] = []
 
     def affordable(self, candidates: int) -> tuple[int, StoppedBy]:
         """How many of the candidates the next iteration may imagine, and the reason if it is none.
 
         Only the first iteration is cut to what the budget allows; a later one that does not fit is not begun.
         """
-        limit, first = self._budget, not self._trace
+        limit, first = self._budget, not self._best
         if limit.predictor_steps is not None:
             left = (limit.predictor_steps - self._evaluator.predictor_steps) // self._horizon
             if left < candidates:
@@ -116,53 +130,55 @@ class Books:
                 return 0, "seconds"
         return candidates, "iterations"
 
-    def note(self, candidates: torch.Tensor, costs: torch.Tensor, clipped_share: float) -> None:
-        """Enter an iteration: candidates [B, K, H, A] with their costs [B, K]."""
-        lowest, index = costs.min(dim=1)
-        found = candidates[torch.arange(len(costs), device=costs.device), index]
-        if self._best is not None:
-            better = lowest < self._best[1]
-            found = torch.where(better[:, None, None], found, self._best[0])
-            lowest = torch.where(better, lowest, self._best[1])
-        elif not bool(lowest.isfinite().all()):
+    def note(self, best: torch.Tensor, lowest: torch.Tensor, clipped_share: torch.Tensor) -> None:
+        """Enter an iteration: its best candidate [B, H, A] and the cost of it [B]."""
+        self._best.append(best)
+        self._lowest.append(lowest)
+        self._clipped.append(clipped_share)
+
+    def best(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Best candidate of all iterations [B, H, A] and the lowest cost by the end of each [iterations, B].
+
+        Raises:
+            ValueError: if an environment has none of finite cost.
+        """
+        costs = torch.stack(self._lowest).nan_to_num(nan=torch.inf)
+        lowest, iteration = costs.min(dim=0)
+        if not bool(lowest.isfinite().all()):
             bad = (~lowest.isfinite()).nonzero().flatten().tolist()
             raise ValueError(
                 f"no candidate of environments {bad} has a finite cost: check model and observations"
             )
-        self._best = (found, lowest)
-        self._trace.append(lowest)
-        self._clipped.append(clipped_share)
-
-    @property
-    def best(self) -> torch.Tensor:
-        """Best candidate so far, [B, H, A]."""
-        assert self._best is not None
-        return self._best[0]
+        rows = torch.arange(len(iteration), device=costs.device)
+        return torch.stack(self._best)[iteration, rows], costs.cummin(dim=0).values
 
     def close(
         self,
         *,
-        mean: torch.Tensor,
+        mean: torch.Tensor | None,
         spread: torch.Tensor,
         stopped_by: StoppedBy,
-        execute_mean: bool,
+        execute_mean: bool = False,
         elites: torch.Tensor | None = None,
     ) -> Plan:
-        """The plan. Tensors are copies: what was made in inference mode cannot take part in autograd."""
-        assert self._best is not None
-        best, lowest = self._best
+        """The plan; without a mean, that is the best candidate.
+
+        Tensors are copies: what was made in inference mode cannot take part in autograd.
+        """
+        best, trace = self.best()
+        mean = best if mean is None else mean
         accounting = PlanAccounting(
             predictor_steps=self._evaluator.predictor_steps,
             seconds=time.perf_counter() - self._began,
-            clipped_share=sum(self._clipped) / len(self._clipped),
-            cost_trace=torch.stack(self._trace).clone(),
+            clipped_share=float(torch.stack(self._clipped).mean()),
+            cost_trace=trace.clone(),
             stopped_by=stopped_by,
         )
         return Plan(
             actions=(mean if execute_mean else best).clone(),
             mean=mean.clone(),
             spread=spread.clone(),
-            cost=lowest.clone(),
+            cost=trace[-1].clone(),
             accounting=accounting,
             elites=None if elites is None else elites.clone(),
         )

@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from tests.worldmodel.planning.toys import box
-from worldmodel.planning import CEM, ICEM, MPPI, mppi_weights
+from worldmodel.planning import CEM, ICEM, MPPI, Fit, SamplingPlanner, mppi_weights
 from worldmodel.planning.gradient import _Adam
 from worldmodel.planning.noise import coloured, colouring, draw_normal, generators
+from worldmodel.planning.search import cheapest
 
 
 @pytest.fixture
@@ -15,6 +16,11 @@ def drawn() -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
     g = torch.Generator().manual_seed(0)
     candidates, costs = torch.randn(2, 50, 3, 2, generator=g), torch.rand(2, 50, generator=g)
     return candidates, costs, {"mean": torch.full((2, 3, 2), 0.5), "spread": torch.full((2, 3, 2), 2.0)}
+
+
+def fitted(planner: SamplingPlanner, drawn) -> Fit:  # type: ignore[no-untyped-def]
+    candidates, costs, old = drawn
+    return planner.fit(*cheapest(candidates, costs, planner.elite_count), **old)
 
 
 def test_mppi_weights_are_a_softmax_of_the_cost() -> None:
@@ -42,29 +48,27 @@ def test_infinite_costs_get_no_weight() -> None:
 
 def test_mppi_at_low_temperature_is_the_best_candidate_and_at_high_the_mean(drawn) -> None:  # type: ignore[no-untyped-def]
     candidates, costs, old = drawn
-    cold = MPPI(bounds=box(2), horizon=3, temperature=1e-6).fit(candidates, costs, **old)
+    cold = fitted(MPPI(bounds=box(2), horizon=3, temperature=1e-6), drawn)
     assert torch.allclose(cold.mean, candidates[torch.arange(2), costs.argmin(1)])
     assert torch.equal(cold.spread, old["spread"])
-    hot = MPPI(bounds=box(2), horizon=3, temperature=1e6, adapt_spread=True).fit(candidates, costs, **old)
+    hot = fitted(MPPI(bounds=box(2), horizon=3, temperature=1e6, adapt_spread=True), drawn)
     assert torch.allclose(hot.mean, candidates.mean(1), atol=1e-5)
     assert torch.allclose(hot.spread, candidates.std(1, correction=0), atol=1e-5)
 
 
 def test_mppi_weighs_the_elites_alone(drawn) -> None:  # type: ignore[no-untyped-def]
-    candidates, costs, old = drawn
-    few = MPPI(bounds=box(2), horizon=3, temperature=1e6, elites=5, normalise=False).fit(
-        candidates, costs, **old
-    )
+    candidates, costs, _ = drawn
+    few = fitted(MPPI(bounds=box(2), horizon=3, temperature=1e6, elites=5, normalise=False), drawn)
     index = costs.argsort(1)[:, :5]
     expected = torch.stack([c[i].mean(0) for c, i in zip(candidates, index, strict=True)])
     assert torch.allclose(few.mean, expected, atol=1e-5)
 
 
 def test_cem_fits_mean_and_standard_deviation_of_the_elites(drawn) -> None:  # type: ignore[no-untyped-def]
-    candidates, costs, old = drawn
+    candidates, costs, _ = drawn
     index = costs.argsort(1)[:, :7]
     elites = torch.stack([c[i] for c, i in zip(candidates, index, strict=True)])
-    fit = CEM(bounds=box(2), horizon=3, elites=7).fit(candidates, costs, **old)
+    fit = fitted(CEM(bounds=box(2), horizon=3, elites=7), drawn)
     assert torch.allclose(fit.mean, elites.mean(1), atol=1e-6)
     assert torch.allclose(
         fit.spread, (elites - elites.mean(1, keepdim=True)).square().mean(1).sqrt(), atol=1e-6
@@ -96,19 +100,18 @@ def test_cem_uses_the_spread_as_a_standard_deviation() -> None:
 
 
 def test_momentum_0_forgets_and_1_stays(drawn) -> None:  # type: ignore[no-untyped-def]
-    candidates, costs, old = drawn
-    plain = CEM(bounds=box(2), horizon=3, elites=7).fit(candidates, costs, **old)
-    stays = CEM(bounds=box(2), horizon=3, elites=7, momentum=1.0).fit(candidates, costs, **old)
+    old = drawn[2]
+    plain = fitted(CEM(bounds=box(2), horizon=3, elites=7), drawn)
+    stays = fitted(CEM(bounds=box(2), horizon=3, elites=7, momentum=1.0), drawn)
     assert torch.equal(stays.mean, old["mean"])
     assert torch.equal(stays.spread, old["spread"])
-    part = CEM(bounds=box(2), horizon=3, elites=7, momentum=0.25).fit(candidates, costs, **old)
+    part = fitted(CEM(bounds=box(2), horizon=3, elites=7, momentum=0.25), drawn)
     assert torch.allclose(part.mean, 0.25 * old["mean"] + 0.75 * plain.mean)
     assert torch.allclose(part.spread, 0.25 * old["spread"] + 0.75 * plain.spread)
 
 
 def test_one_elite_has_the_smallest_spread_allowed(drawn) -> None:  # type: ignore[no-untyped-def]
-    candidates, costs, old = drawn
-    fit = CEM(bounds=box(2), horizon=3, elites=1, min_spread=0.1).fit(candidates, costs, **old)
+    fit = fitted(CEM(bounds=box(2), horizon=3, elites=1, min_spread=0.1), drawn)
     assert torch.equal(fit.spread, torch.full_like(fit.spread, 0.1))
 
 
