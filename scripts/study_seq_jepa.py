@@ -87,6 +87,14 @@ def measured(
     return {**record, "scores": scores, "measure_s": time.perf_counter() - began}
 
 
+def without_commands(cell: dict[str, Any]) -> dict[str, Any]:
+    """The cell with commit, machine and date of its training and measuring; the study's command stands beside."""
+    return {
+        key: {k: v for k, v in value.items() if k != "command"} if key.endswith("_at") else value
+        for key, value in cell.items()
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -121,7 +129,7 @@ def main() -> None:
             folder.mkdir(parents=True, exist_ok=True)
             about = {"arm": name, "seed": seed, "protocol": plain(own), "measured_at": provenance()}
             write_json(stored, {**about, **cell})
-    cells = [json.loads(p.read_text()) for p in sorted(runs.glob("*/cell.json"))]
+    cells = [without_commands(json.loads(p.read_text())) for p in sorted(runs.glob("*/cell.json"))]
     if arguments.train_only or not cells:
         return
     result = {
