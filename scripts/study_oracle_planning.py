@@ -136,8 +136,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--problems", type=int, default=100)
+    parser.add_argument("--first-seed", type=int, default=0, help="of the problems; others confirm a choice")
     parser.add_argument("--budget", type=int, default=200, help="environment steps of an episode")
-    parser.add_argument("--only", help="settings whose change contains this text; nothing is stored")
+    parser.add_argument("--only", help="this row of the table alone; nothing is stored")
     parser.add_argument("--runs", type=Path, default=Path("runs/study_oracle_planning"))
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     parser.add_argument("--no-progress", dest="progress", action="store_false")
@@ -146,14 +147,14 @@ def main() -> None:
     protocol = Protocol(
         environment="two_rooms",
         split="selection",
-        seeds=tuple(range(arguments.problems)),
+        seeds=tuple(range(arguments.first_seed, arguments.first_seed + arguments.problems)),
         budget=Budget(env_steps=arguments.budget),
         batch=arguments.problems,
         play_on=False,
     )
     rows = []
     for change in CHANGES:
-        if arguments.only is None or arguments.only in label(change):
+        if arguments.only is None or arguments.only == label(change):
             rows.append(measure(change, protocol, arguments.runs, progress=arguments.progress))
             print(markdown(rows[-1:], arguments.budget).splitlines()[-1], flush=True)
             if arguments.only is None:
