@@ -25,7 +25,7 @@ BASELINES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Stretches:
-    """Every stretch of the held-out drives that starts on a whole step.
+    """Every stretch of some drives that starts on a whole step.
 
     Attributes:
         batch: observations [N, CONTEXT + HORIZON, K, H, W] and action blocks.
@@ -54,16 +54,15 @@ class Stretches:
 def cut(
     latents: Sequence[np.ndarray], actions: Sequence[np.ndarray], obstacles: Sequence[np.ndarray]
 ) -> Stretches:
-    """Stretches of drives: per drive latents [T, K, H, W], actions [T - 1, 2], obstacles [T, H, W]."""
+    """Stretches of drives: per drive, in whole steps, latents [S, K, H, W], obstacles [S, H, W]; actions [T - 1, 2]."""
     steps = CONTEXT + HORIZON
-    span = (steps - 1) * BLOCK + 1
     maps, blocks, drive, truth = [], [], [], []
     for number, (z, a, o) in enumerate(zip(latents, actions, obstacles, strict=True)):
-        for start in range(0, len(z) - span + 1, BLOCK):
-            rows = slice(start, start + span, BLOCK)
-            maps.append(z[rows])
-            blocks.append(a[start : start + span - 1].reshape(steps - 1, -1))
-            truth.append(o[rows][CONTEXT:])
+        block = a[: (len(z) - 1) * BLOCK].reshape(len(z) - 1, -1)
+        for start in range(len(z) - steps + 1):
+            maps.append(z[start : start + steps])
+            blocks.append(block[start : start + steps - 1])
+            truth.append(o[start + CONTEXT : start + steps])
             drive.append(number)
     batch = EpisodeBatch(
         observations=torch.from_numpy(np.stack(maps)),
@@ -160,8 +159,8 @@ def ratio(above: np.ndarray, below: np.ndarray) -> dict[str, Any]:
 
 def fit_readout(latents: Sequence[np.ndarray], obstacles: Sequence[np.ndarray]) -> LinearProbe:
     """Linear probe of obstacles from the latent of a cell, on at most 60,000 cells of training drives."""
-    cells = np.concatenate([z[::BLOCK].transpose(0, 2, 3, 1).reshape(-1, z.shape[1]) for z in latents])
-    truth = np.concatenate([o[::BLOCK].ravel() for o in obstacles])
+    cells = np.concatenate([z.transpose(0, 2, 3, 1).reshape(-1, z.shape[1]) for z in latents])
+    truth = np.concatenate([o.ravel() for o in obstacles])
     chosen = np.random.default_rng(0).permutation(len(cells))[:60_000]
     return fit_linear_probe(
         torch.from_numpy(cells[chosen]), torch.from_numpy(truth[chosen].astype(np.int64)), num_classes=2
@@ -199,8 +198,8 @@ def picture(
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 3.2 + 1.7 * len(scores) / 2), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=(1, 1.1))
+    figure = Figure(figsize=(12, 4.6), layout="constrained")
+    left, right = figure.subfigures(1, 2, width_ratios=(1, 1.35))
     axes = left.subplots()
     for name, label in names.items():
         values = methods[name]
@@ -209,7 +208,7 @@ def picture(
     axes.set(
         xlabel="seconds ahead", ylabel="mean squared error of the latent", xticks=SECONDS, ylim=(0, None)
     )
-    axes.legend(fontsize=7)
+    axes.legend(fontsize=6)
     axes.grid(alpha=0.3)
     extent = (
         grid.origin[0],
@@ -217,11 +216,12 @@ def picture(
         grid.origin[1],
         grid.origin[1] + grid.rows * grid.cell,
     )
-    panels = right.subplots(len(scores), 1, sharex=True)
+    panels = right.subplots((len(scores) + 1) // 2, 2, sharex=True, sharey=True, squeeze=False)
     right.suptitle(title, fontsize=8)
-    for panel, (label, map_) in zip(np.atleast_1d(panels), scores.items(), strict=True):
+    for panel, (label, map_) in zip(panels.flat, scores.items(), strict=False):
         panel.imshow(map_.numpy(), origin="lower", extent=extent, vmin=0, vmax=1, cmap="magma")
-        panel.set_title(label, fontsize=7)
+        panel.set_title(label, fontsize=6)
         panel.tick_params(labelsize=6)
-    panels[-1].set_xlabel("metres ahead", fontsize=7)
+    for panel in panels[-1]:
+        panel.set_xlabel("metres ahead", fontsize=7)
     figure.savefig(path, dpi=130)

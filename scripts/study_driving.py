@@ -5,14 +5,15 @@ python scripts/study_driving.py --encoder runs/.../NAME      with an encoder tha
 
 An encoder pretrained by AD-L-JEPA on other streets is frozen. Its bird's-eye features, averaged over cells of 1.6 m and
 projected on fixed whitened components, are the latents: no model can make its own targets easier. Models see 1 s
-(3 maps) and imagine 2 s in steps of 0.5 s (5 pairs of speed and yaw rate). Every part is kept under --runs and is
+(3 maps) and imagine 2 s in steps of 0.5 s (5 pairs of speed and yaw rate). Figures are of drives with another seed, which
+had no part in training nor in any choice; those of the validation drives are stored beside them. Every part is kept under --runs and is
 continued if the study is started again.
 """
 
 import argparse
 import hashlib
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,28 +65,31 @@ PAIRS = (
     ("action", "none"),
     ("none", "copy_last"),
 )
-HELD_OUT = 0.3  # of the drives
+VALIDATION = 0.3  # of the drives: watched while training and while the model was designed
+TEST_SEED = 1  # of the drives that are reported
 CALIBRATION = 32  # sweeps of training drives on which BatchNorm is recalibrated
 
 
 @dataclass(frozen=True, kw_only=True)
-class Latents:
-    """Per drive: latents [T, K, H, W] float32, actions [T - 1, 2], obstacles [T, H, W] bool; and who is held out."""
+class Part:
+    """One side of the split: per drive latents [T, K, H, W] float32, actions [T - 1, 2], obstacles [T, H, W] bool.
+
+    Latents and obstacles are `every` sweeps apart.
+    """
 
     maps: list[np.ndarray]
     actions: list[np.ndarray]
     obstacles: list[np.ndarray]
-    train: np.ndarray
-    held_out: np.ndarray
-    explained: float
+    every: int = 1
+
+    def steps(self) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
+        """Latents and obstacles in whole steps, and the actions."""
+        stride = ev.BLOCK // self.every
+        return [z[::stride] for z in self.maps], self.actions, [o[::stride] for o in self.obstacles]
 
     def mean(self) -> torch.Tensor:
-        """Mean latent [K, H, W] of each cell over the training drives."""
-        return torch.from_numpy(np.concatenate([self.maps[i][:: ev.BLOCK] for i in self.train]).mean(axis=0))
-
-    def of(self, items: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
-        """Latents, actions and obstacles of some drives."""
-        return tuple([part[i] for i in items] for part in (self.maps, self.actions, self.obstacles))  # type: ignore[return-value]
+        """Mean latent [K, H, W] of each cell."""
+        return torch.from_numpy(np.concatenate(self.steps()[0]).mean(axis=0))
 
 
 def frozen_encoder(run: Path, files: list[Path]) -> tuple[LidarBEVEncoder, str]:
@@ -106,8 +110,10 @@ def frozen_encoder(run: Path, files: list[Path]) -> tuple[LidarBEVEncoder, str]:
     return encoder.eval(), digest.hexdigest()[:10]
 
 
-def drive_maps(encoder: LidarBEVEncoder, files: list[Path], folder: Path) -> list[dict[str, np.ndarray]]:
-    """Maps [T, C, H, W] and obstacles [T, H, W] of every drive, encoded once."""
+def drive_maps(
+    encoder: LidarBEVEncoder, files: list[Path], folder: Path, *, every: int = 1
+) -> list[dict[str, np.ndarray]]:
+    """Maps [T, C, H, W] and obstacles [T, H, W] of every drive (of sweeps `every` apart), encoded once."""
     folder.mkdir(parents=True, exist_ok=True)
     stored = []
     for path in tqdm(
@@ -117,8 +123,8 @@ def drive_maps(encoder: LidarBEVEncoder, files: list[Path], folder: Path) -> lis
         if not cached.is_file():
             drive = read_drive(path)
             values = {
-                "maps": encode_sweeps(encoder, drive.points),
-                "obstacles": np.stack([obstacle_map(p, encoder.grid) for p in drive.points]),
+                "maps": encode_sweeps(encoder, drive.points[::every]),
+                "obstacles": np.stack([obstacle_map(p, encoder.grid) for p in drive.points[::every]]),
                 "actions": drive.actions,
             }
             temporary = cached.with_suffix(".tmp.npz")
@@ -129,22 +135,19 @@ def drive_maps(encoder: LidarBEVEncoder, files: list[Path], folder: Path) -> lis
     return stored
 
 
-def latents_of(stored: list[dict[str, np.ndarray]], *, components: int) -> Latents:
-    """Latents by the principal components of the training drives' cells."""
-    train, held_out = split_items(len(stored), fractions=(1 - HELD_OUT, HELD_OUT), seed=0)
-    cells = [
-        stored[i]["maps"][:: ev.BLOCK].transpose(0, 2, 3, 1).reshape(-1, stored[i]["maps"].shape[1])
-        for i in train
-    ]
-    projection = PCAProjection.fitted(torch.from_numpy(np.concatenate(cells)), components=components)
-    maps = [projection(torch.from_numpy(s["maps"]).float()).numpy() for s in stored]
-    return Latents(
-        maps=maps,
+def fitted_projection(stored: list[dict[str, np.ndarray]], *, components: int) -> PCAProjection:
+    """Principal components of the cells of training drives."""
+    cells = [s["maps"][:: ev.BLOCK].transpose(0, 2, 3, 1).reshape(-1, s["maps"].shape[1]) for s in stored]
+    return PCAProjection.fitted(torch.from_numpy(np.concatenate(cells)), components=components)
+
+
+def part(stored: list[dict[str, np.ndarray]], projection: PCAProjection, *, every: int = 1) -> Part:
+    """Latents of drives."""
+    return Part(
+        maps=[projection(torch.from_numpy(s["maps"]).float()).numpy() for s in stored],
         actions=[s["actions"] for s in stored],
         obstacles=[s["obstacles"] for s in stored],
-        train=train,
-        held_out=held_out,
-        explained=float(projection.explained),
+        every=every,
     )
 
 
@@ -152,7 +155,7 @@ def trained(
     arm: str,
     seed: int,
     *,
-    latents: Latents,
+    train: Part,
     grid: BEVGrid,
     heldout: EpisodeBatch,
     settings: dict[str, Any],
@@ -163,17 +166,16 @@ def trained(
         torch.manual_seed(seed)
         model = BEVWorldModel(
             encoder=nn.Identity(),
-            channels=latents.maps[0].shape[1],
+            channels=train.maps[0].shape[1],
             grid=grid,
             action_dim=2 * ev.BLOCK,
             condition=arm,  # type: ignore[arg-type]
             window=ev.CONTEXT,
             width=settings["width"],
-            prior=latents.mean(),
+            prior=train.mean(),
         )
     task = BEVWorldModelTask(model=model, target=SharedTarget(), context=ev.CONTEXT, horizon=ev.HORIZON)
-    maps, actions, _ = latents.of(latents.train)
-    source = ActionBlocks(FeatureEpisodes(maps, actions), ev.BLOCK)
+    source = ActionBlocks(FeatureEpisodes(train.maps, train.actions), ev.BLOCK)
     run = RunFolder(runs / f"{arm}-seed{seed}")
     run.open({**settings, "arm": arm, "seed": seed}, resume=True, volatile=())
     config = TrainerConfig(
@@ -203,12 +205,12 @@ def trained(
 
 
 def measured(
-    latents: Latents, models: dict[str, list[BEVWorldModel]], grid: BEVGrid, figure: Path
+    train: Part, test: Part, models: dict[str, list[BEVWorldModel]], grid: BEVGrid, figure: Path | None
 ) -> dict[str, Any]:
-    """All numbers of the study; draws the figure."""
-    held = ev.cut(*latents.of(latents.held_out))
-    readout = ev.fit_readout(latents.of(latents.train)[0], latents.of(latents.train)[2])
-    maps = {name: [z] for name, z in ev.baseline_predictions(held, mean=latents.mean(), grid=grid).items()}
+    """All numbers of the study on the drives of `test`; draws the figure."""
+    held = ev.cut(*test.steps())
+    readout = ev.fit_readout(train.steps()[0], train.steps()[2])
+    maps = {name: [z] for name, z in ev.baseline_predictions(held, mean=train.mean(), grid=grid).items()}
     names = dict(ev.BASELINES)
     for arm, seeds in models.items():
         maps[arm] = [ev.imagine(model, held, held.future) for model in seeds]
@@ -244,7 +246,8 @@ def measured(
         held.obstacles[chosen, -1]
     ).float()
     title = f"obstacles 2 s ahead, linear readout; held-out stretch of median speed ({float(speed[chosen]):.1f} m/s)"
-    ev.picture(figure, methods=methods, names=names, scores=scores, grid=grid, title=title)
+    if figure is not None:
+        ev.picture(figure, methods=methods, names=names, scores=scores, grid=grid, title=title)
     return {
         "methods": methods,
         "names": names,
@@ -274,7 +277,7 @@ def table(content: dict[str, Any]) -> str:
     data = content["data"]
     lines = [
         f"Mean squared error of latents ({data['components']} whitened components a cell, 1.6 m cells) on "
-        f"{data['held_out']} held-out drives ({content['stretches']} stretches) after training on {data['train']}; "
+        f"{data['test']} held-out drives ({content['stretches']} stretches) after training on {data['train']}; "
         f"95 % intervals over drives, mean of {len(content['seeds'])} seeds.",
         "",
         "| method | " + " | ".join(columns) + " |",
@@ -311,20 +314,26 @@ def study(arguments: argparse.Namespace) -> None:
             raise ValueError(f"pretraining the encoder failed: {result['failed']}")
     spec = DriveSpec(drives=arguments.drives, frames=arguments.frames)
     files = build_drives(arguments.data, spec=spec, workers=arguments.workers)
-    train, _ = split_items(len(files), fractions=(1 - HELD_OUT, HELD_OUT), seed=0)
-    encoder, name = frozen_encoder(run, [files[i] for i in train])
-    stored = drive_maps(encoder, files, arguments.runs / f"features-{name}-{spec.fingerprint()}")
-    latents = latents_of(stored, components=arguments.components)
+    test_spec = replace(spec, drives=arguments.test_drives, seed=TEST_SEED)
+    test_files = build_drives(arguments.data, spec=test_spec, workers=arguments.workers)
+    chosen, held_out = split_items(len(files), fractions=(1 - VALIDATION, VALIDATION), seed=0)
+    encoder, name = frozen_encoder(run, [files[i] for i in chosen])
+    features = arguments.runs / f"features-{name}-{spec.fingerprint()}"
+    stored = drive_maps(encoder, files, features)
+    projection = fitted_projection([stored[i] for i in chosen], components=arguments.components)
+    train, validation = (part([stored[i] for i in items], projection) for items in (chosen, held_out))
+    features = arguments.runs / f"features-{name}-{test_spec.fingerprint()}-every{ev.BLOCK}"
+    test = part(drive_maps(encoder, test_files, features, every=ev.BLOCK), projection, every=ev.BLOCK)
     settings = {
         "drives": asdict(spec),
         "encoder": name,
         **{k: getattr(arguments, k) for k in ("components", "steps", "batch_size", "max_lr", "width")},
     }
     key = hashlib.sha256(repr(sorted(settings.items())).encode()).hexdigest()[:8]
-    heldout = ev.cut(*latents.of(latents.held_out)).batch
+    heldout = ev.cut(*validation.steps()).batch
     models = {
         arm: [
-            trained(arm, seed, latents=latents, grid=encoder.grid, heldout=heldout, settings=settings,
+            trained(arm, seed, train=train, grid=encoder.grid, heldout=heldout, settings=settings,
                     runs=arguments.runs / f"models-{key}")
             for seed in arguments.seeds
         ]
@@ -332,18 +341,22 @@ def study(arguments: argparse.Namespace) -> None:
     }  # fmt: skip
     arguments.out.mkdir(parents=True, exist_ok=True)
     path = arguments.out / "driving_world_model.json"
-    result = measured(latents, models, encoder.grid, path.with_suffix(".png"))
-    speeds = np.concatenate(latents.actions)
+    result = measured(train, test, models, encoder.grid, path.with_suffix(".png"))
+    speeds = np.concatenate(train.actions)
     content = {
         **result,
         "gates": gate(result),
+        "validation": {
+            k: v for k, v in measured(train, validation, models, encoder.grid, None).items() if k != "names"
+        },
         "settings": settings,
         "seeds": arguments.seeds,
         "data": {
-            "train": len(latents.train),
-            "held_out": len(latents.held_out),
+            "train": len(train.maps),
+            "validation": len(validation.maps),
+            "test": len(test.maps),
             "components": arguments.components,
-            "explained_variance": latents.explained,
+            "explained_variance": float(projection.explained),
             "mean_speed": float(speeds[:, 0].mean()),
             "std_yaw_rate": float(speeds[:, 1].std()),
         },
@@ -369,12 +382,13 @@ def main() -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("docs/results"), help="folder of JSON, table and figure"
     )
-    parser.add_argument("--drives", type=int, default=64)
+    parser.add_argument("--drives", type=int, default=64, help="for training and validation")
+    parser.add_argument("--test-drives", type=int, default=20, help="further drives, of another seed")
     parser.add_argument("--frames", type=int, default=41, help="sweeps per drive, 0.1 s apart; at least 31")
     parser.add_argument("--components", type=int, default=8, help="channels of the latents")
     parser.add_argument("--arms", nargs="+", choices=tuple(ARMS), default=list(ARMS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=200, help="optimiser steps per model")
+    parser.add_argument("--steps", type=int, default=160, help="optimiser steps per model")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--max-lr", type=float, default=4e-3)
     parser.add_argument("--width", type=int, default=24, help="channels of the network")
