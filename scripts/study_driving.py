@@ -5,9 +5,9 @@ python scripts/study_driving.py --encoder runs/.../NAME      with an encoder tha
 
 An encoder pretrained by AD-L-JEPA on other streets is frozen. Its bird's-eye features, averaged over cells of 1.6 m and
 projected on fixed whitened components, are the latents: no model can make its own targets easier. Models see 1 s
-(3 maps) and imagine 2 s in steps of 0.5 s (5 pairs of speed and yaw rate). Figures are of drives with another seed, which
-had no part in training nor in any choice; those of the validation drives are stored beside them. Every part is kept under --runs and is
-continued if the study is started again.
+(3 maps) and imagine 2 s in steps of 0.5 s (5 pairs of speed and yaw rate). What is reported is measured on drives of
+another seed, which had no part in training or in any choice; the validation drives' figures are stored beside it. Every
+part is kept under --runs and is continued if the study is started again.
 """
 
 import argparse
