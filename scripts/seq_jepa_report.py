@@ -224,20 +224,22 @@ def figure(result: dict[str, Any], path: Path) -> None:
     shown = [a for a in ("random", "act", "no_act") if a in arms]
     for colour, arm in enumerate(shown):
         for kind, style in (("aggregate", "-"), ("mean", "--")):
-            curve = [_mean(values(cells, Term(arm, f"acc_{kind}/{m}"))) for m in LENGTHS]
+            found = {m: values(cells, Term(arm, f"acc_{kind}/{m}")) for m in LENGTHS}
+            lengths = [m for m in LENGTHS if found[m]]
             label = f"{ARMS[arm].title}, {'aggregate' if kind == 'aggregate' else 'mean-pooled z'}"
-            left.plot(LENGTHS, [100 * v for v in curve], style, color=f"C{colour}", label=label)
+            curve = [100 * _mean(found[m]) for m in lengths]
+            left.plot(lengths, curve, style, marker="o", color=f"C{colour}", label=label)
     left.set(xlabel="views M_val", ylabel="linear probe accuracy [%]")
     names = ("full", "random_aggregator", "vision_zeroed", "last_action", "actions_zeroed")
     for name in names if "act" in arms else ():
         curve = [_mean(values(cells, Term("act", f"path/{m}/{name}"))) for m in PATHS]
         middle.plot(PATHS, curve, "o-", label=name.replace("_", " "))
     middle.set(xlabel="views M", ylabel="path integration R2, act")
-    found = {a: values(cells, Term(a, "r2_relative")) for a in arms}
+    relative = {a: values(cells, Term(a, "r2_relative")) for a in arms}
     right.barh(
         [ARMS[a].title for a in arms],
-        [_mean(found[a]) for a in arms],
-        xerr=[interval(list(found[a].values())).sd if len(found[a]) > 1 else 0.0 for a in arms],
+        [_mean(relative[a]) for a in arms],
+        xerr=[interval(list(relative[a].values())).sd if len(relative[a]) > 1 else 0.0 for a in arms],
     )
     right.invert_yaxis()
     right.set(xlabel="relative rotation R2 from (z_1, z_2)")
