@@ -54,8 +54,14 @@ class Stretches:
 def cut(
     latents: Sequence[np.ndarray], actions: Sequence[np.ndarray], obstacles: Sequence[np.ndarray]
 ) -> Stretches:
-    """Stretches of drives: per drive, in whole steps, latents [S, K, H, W], obstacles [S, H, W]; actions [T - 1, 2]."""
+    """Stretches of drives: per drive, in whole steps, latents [S, K, H, W], obstacles [S, H, W]; actions [T - 1, 2].
+
+    Raises:
+        ValueError: if a drive is shorter than a stretch.
+    """
     steps = CONTEXT + HORIZON
+    if min(len(z) for z in latents) < steps:
+        raise ValueError(f"drives need at least {(steps - 1) * BLOCK + 1} sweeps: raise --frames")
     maps, blocks, drive, truth = [], [], [], []
     for number, (z, a, o) in enumerate(zip(latents, actions, obstacles, strict=True)):
         block = a[: (len(z) - 1) * BLOCK].reshape(len(z) - 1, -1)
