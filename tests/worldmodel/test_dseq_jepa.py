@@ -176,7 +176,7 @@ def test_steps_that_are_not_valid_have_no_weight(average: str) -> None:
     elsewhere = features.clone()
     for row in range(2):
         elsewhere[row][sequence.targets[row, 2].flatten()] += 100.0
-    assert float(task.loss(predicted, elsewhere).total) == float(loss)
+    assert task.loss(predicted, elsewhere).total.item() == loss.item()
     # The same as never having had the step: its targets do not exist, and its gradient is zero.
     without = replace(
         sequence, targets=sequence.targets & torch.tensor([True, True, False, True]).view(1, 4, 1, 1)
@@ -232,7 +232,7 @@ def test_a_batch_without_regions_is_an_i_jepa_batch() -> None:
     task.look = lambda _: (torch.zeros(2, *GRID), torch.zeros(2, 20, 32))  # type: ignore[method-assign]
     blocks = MultiBlock()(torch.ones(2, *GRID, dtype=torch.bool), seeds=[0, 1])
     expected = task.loss(task.predict(x, blocks), torch.zeros(2, 20, 32)).total
-    assert float(expected) > 0
+    assert expected.item() > 0
     torch.testing.assert_close(task(x, seeds=[0, 1], step=0).total, expected)
 
 
@@ -243,7 +243,7 @@ def test_birds_eye_view_maps() -> None:
     maps, occupied = torch.randn(3, 6, 16, 20), torch.rand(3, *GRID) < 0.6
     loss = task(maps, seeds=range(3), step=0, occupied=occupied)
     loss.total.backward()
-    assert float(loss.total) > 0
+    assert loss.total.item() > 0
     assert float(task.encoder.patch_embed["proj"].weight.grad.norm()) > 0
 
 
@@ -321,7 +321,7 @@ def test_every_observation_of_a_stretch_is_an_image_of_its_own() -> None:
     loss = task.training_step(stretches, 5)
     seeds = [s + t * 1_000_003 for s in range(3) for t in range(2)]
     again = task(stretches.observations.flatten(0, 1), seeds=seeds, step=5)
-    assert float(loss.total) == float(again.total)
+    assert loss.total.item() == again.total.item()
 
 
 # Settings.
