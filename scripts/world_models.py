@@ -25,6 +25,7 @@ from worldmodel.jepa_dynamics import (
 from worldmodel.lejepa import LeJEPA
 from worldmodel.nn.convnet import ConvNet
 from worldmodel.nn.mlp import MLPEncoder
+from worldmodel.nn.patch_map import ConvPredictor, PatchMap
 from worldmodel.nn.patch_mlp import PatchMLP
 from worldmodel.nn.resnet import ResNet18
 from worldmodel.nn.vit import ViT
@@ -41,7 +42,7 @@ SOURCES: dict[str, Callable[..., EpisodeSource]] = {
     "point_maze": PointMazeEpisodes,
     "push_t": PushTEpisodes,
 }
-PREDICTORS = {"residual": ResidualPredictor, "recurrent": RecurrentPredictor}
+PREDICTORS = {"residual": ResidualPredictor, "recurrent": RecurrentPredictor, "conv": ConvPredictor}
 
 
 def source(settings: Settings, split: str) -> EpisodeSource:
@@ -67,13 +68,17 @@ def encoder(settings: Settings, shape: tuple[int, ...]) -> nn.Module:
     if name == "mlp":
         widths = (*options.pop("widths", (256, 256)), dim)
         return MLPEncoder(torch.Size(shape).numel(), widths, **options)
-    if name not in ("patch_mlp", "convnet", "resnet18", "vit"):
-        raise ValueError(f"world_model.encoder is patch_mlp, convnet, resnet18, vit or mlp, got {name!r}")
+    if name not in ("patch_map", "patch_mlp", "convnet", "resnet18", "vit"):
+        raise ValueError(
+            f"world_model.encoder is patch_map, patch_mlp, convnet, resnet18, vit or mlp, got {name!r}"
+        )
     if len(shape) != 3:
         raise ValueError(
             f"encoder {name} reads images, these observations are {shape}: add world_model.encoder=mlp"
         )
     size, channels = (shape[1], shape[2]), shape[0]
+    if name == "patch_map":
+        return PatchMap(image_size=size, in_channels=channels, embed_dim=dim, **options)
     if name == "patch_mlp":
         return PatchMLP(image_size=size, in_channels=channels, embed_dim=dim, **options)
     if name == "convnet":
@@ -84,25 +89,34 @@ def encoder(settings: Settings, shape: tuple[int, ...]) -> nn.Module:
 
 
 def dynamics(settings: Settings, episodes: EpisodeSource, *, seed: int) -> JEPADynamics:
-    """The task of world_model=dynamics."""
-    dim, actions = settings["embed_dim"], episodes.action.dim
-    if settings["predictor"] not in PREDICTORS:
-        raise ValueError(f"world_model.predictor is {' or '.join(PREDICTORS)}, got {settings['predictor']!r}")
+    """The task of world_model=dynamics.
+
+    Raises:
+        ValueError: for an unknown predictor, or one that does not fit the encoder: conv reads maps, the others vectors.
+    """
+    channels, actions = settings["embed_dim"], episodes.action.dim
+    name, spatial = settings["predictor"], settings["encoder"] == "patch_map"
+    if name not in PREDICTORS or (name == "conv") != spatial:
+        raise ValueError(
+            f"world_model.predictor is residual or recurrent, or conv with encoder=patch_map, got {name!r} with "
+            f"encoder={settings['encoder']!r}"
+        )
+    reader = encoder(settings, episodes.observation_shape)
+    numbers = channels * reader.grid[0] * reader.grid[1] if isinstance(reader, PatchMap) else channels
     model = DynamicsModel(
-        encoder=encoder(settings, episodes.observation_shape),
-        predictor=PREDICTORS[settings["predictor"]](dim, actions, hidden=settings["predictor_hidden"]),
+        encoder=reader,
+        predictor=PREDICTORS[name](channels, actions, hidden=settings["predictor_hidden"]),
         action_scale=torch.full((actions,), float(settings["action_scale"])),
-        goal_code=GoalCode(dim, settings["code_dim"]) if settings["code_dim"] else None,
+        goal_code=GoalCode(numbers, settings["code_dim"]) if settings["code_dim"] else None,
     )
     weights = DynamicsWeights(**settings["weights"])
-    sigreg = SIGReg(seed=seed) if weights.sigreg else None
     return JEPADynamics(
         model=model,
-        dim=dim,
+        dim=numbers,
         action_dim=actions,
         code_dim=settings["code_dim"],
         weights=weights,
-        sigreg=sigreg,
+        sigreg=SIGReg(seed=seed) if weights.sigreg else None,
     )
 
 

@@ -67,10 +67,17 @@ class ResidualPredictor(nn.Module):
 
 
 class GoalCode(nn.Sequential):
-    """A short code of a latent in which distances to a goal are measured: Linear-ReLU-Linear-BatchNorm."""
+    """A short code of a latent in which distances to a goal are measured: Linear-ReLU-Linear-BatchNorm.
+
+    Args:
+        dim: numbers of a latent.
+        code_dim: C.
+        hidden: width in between.
+    """
 
     def __init__(self, dim: int, code_dim: int, *, hidden: int = 128) -> None:
         super().__init__(
+            nn.Flatten(),
             nn.Linear(dim, hidden),
             nn.ReLU(),
             nn.Linear(hidden, code_dim),
@@ -86,8 +93,8 @@ class DynamicsModel(nn.Module):
     and to tell actions (`JEPADynamics`).
 
     Args:
-        encoder: observations [N, ...] to latents [N, D].
-        predictor: latents [N, D] and scaled actions [N, A] to the next latents.
+        encoder: observations [N, ...] to latents [N, D], or to maps [N, C, h, w].
+        predictor: latents and scaled actions [N, A] to the next latents.
         action_scale: [A], what an action is divided by before the predictor sees it.
         goal_code: latents [N, D] to the code [N, C]; the latent itself without.
     """
@@ -110,7 +117,7 @@ class DynamicsModel(nn.Module):
         self.register_buffer("action_scale", action_scale.float())
 
     def encode(self, observations: torch.Tensor) -> torch.Tensor:
-        """Latents [B, T, D] of observations [B, T, ...]."""
+        """Latents [B, T, D] or [B, T, C, h, w] of observations [B, T, ...]."""
         return self.encoder(observations.flatten(0, 1)).unflatten(0, observations.shape[:2])
 
     def step(self, z: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
@@ -128,9 +135,10 @@ class DynamicsModel(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class DynamicsWeights:
-    """Weights of the loss terms beside the prediction error of the imagined latents, whose weight is 1.
+    """Weights of the loss terms.
 
     Attributes:
+        prediction: of the imagined latents; a map is mostly background, whose error is small.
         one_step: prediction error from every true latent (teacher forcing).
         variance, covariance: VICReg's terms of the latents, over the batch at each time step.
         code_covariance: the same of the goal codes.
@@ -139,6 +147,7 @@ class DynamicsWeights:
         sigreg: SIGReg, over the batch at each time step.
     """
 
+    prediction: float = 1.0
     one_step: float = 1.0
     variance: float = 1.0
     covariance: float = 1.0
@@ -192,11 +201,11 @@ class JEPADynamics(nn.Module):
         weights, actions = self.weights, batch.actions
         z = self.model.encode(batch.observations)
         imagined = self.model.rollout(LatentState(latents=z[:, :1], actions=actions[:, :0]), actions)
-        terms = {"loss/prediction": (1.0, _mean_square(imagined - z[:, 1:]))}
+        terms = {"loss/prediction": (weights.prediction, _mean_square(imagined - z[:, 1:]))}
         if weights.one_step:
             forced = self.model.step(z[:, :-1].flatten(0, 1), actions.flatten(0, 1))
             terms["loss/one_step"] = (weights.one_step, _mean_square(forced - z[:, 1:].flatten(0, 1)))
-        steps = z.transpose(0, 1)  # [T, B, D]: statistics over the batch, one test per time step
+        steps = _samples(z)
         if weights.variance:
             terms["loss/variance"] = (weights.variance, variance_term(steps))
         if weights.covariance:
@@ -234,8 +243,10 @@ class JEPADynamics(nn.Module):
             imagined = model.rollout(start, batch.actions)
             horizons = horizons or [CopyLast() for _ in range(imagined.shape[1])]
             for h, monitor in enumerate(horizons):
-                monitor.update(prediction=imagined[:, h], target=z[:, h + 1], last=z[:, 0])
-            latents.append(z.flatten(0, 1))
+                triple = (imagined[:, h], z[:, h + 1], z[:, 0])
+                prediction, target, last = (t.flatten(1) for t in triple)
+                monitor.update(prediction=prediction, target=target, last=last)
+            latents.append(_samples(z).flatten(0, 1))
         health = representation_health(torch.cat(latents))
         if not health["std"] >= self.collapse_std:
             raise RepresentationCollapse(
@@ -250,3 +261,9 @@ def _mean_square(difference: torch.Tensor) -> torch.Tensor:
     """Mean of squares over all numbers of all ranks, in fp32."""
     square = at_least_fp32(difference).square()
     return mean_over_ranks(square.sum(), square.numel())
+
+
+def _samples(z: torch.Tensor) -> torch.Tensor:
+    """Latents [B, T, D] as [T, B, D] and maps [B, T, C, h, w] as [T, B h w, C]: one test per time step."""
+    steps = z.transpose(0, 1)
+    return steps if z.ndim == 3 else steps.movedim(2, -1).flatten(1, -2)

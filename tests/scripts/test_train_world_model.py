@@ -55,7 +55,7 @@ def test_states_need_a_perceptron(episodes: str, tmp_path: Path, script: Script)
     source = world_models.source(made["episodes"], "train")
     with pytest.raises(ValueError, match=r"add world_model\.encoder=mlp"):
         world_models.task(made, source)
-    made = settings(tmp_path, *options, "world_model.encoder=mlp")
+    made = settings(tmp_path, *options, "world_model=dynamics_state")
     drawn = source.sample(0, steps=5, generator=np.random.default_rng(0))
     task = world_models.task(made, source)
     assert task.model.encode(torch.from_numpy(drawn.observations)[None].float()).shape == (1, 5, 64)
@@ -64,7 +64,8 @@ def test_states_need_a_perceptron(episodes: str, tmp_path: Path, script: Script)
 @pytest.mark.parametrize("encoder", ["patch_mlp", "convnet", "resnet18", "mlp"])
 def test_every_image_encoder_plugs_in(encoder: str, tmp_path: Path, script: Script) -> None:
     world_models = script("world_models")
-    made = settings(tmp_path, f"world_model.encoder={encoder}")
+    vector = ["world_model.predictor=residual", "world_model.embed_dim=64"]
+    made = settings(tmp_path, f"world_model.encoder={encoder}", *vector)
     task = world_models.task(made, world_models.source(made["episodes"], "train"))
     assert task.model.encode(torch.zeros(2, 2, 2, 65, 65, dtype=torch.uint8)).shape == (2, 2, 64)
 
@@ -79,6 +80,7 @@ def test_a_folder_of_something_else(tiny_run: Path, script: Script) -> None:
     [
         ("world_model.encoder=vgg", "world_model.encoder is"),
         ("world_model.predictor=linear", "world_model.predictor is"),
+        ("world_model.predictor=residual", "conv with encoder=patch_map"),
         ("world_model.name=rssm", "world_model is"),
         ("episodes.name=kitchen", "episodes is"),
     ],
