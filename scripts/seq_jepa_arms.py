@@ -250,7 +250,7 @@ def trained(
         return model.eval(), json.loads(done.read_text())
     stretch = 2 if arm.baseline else arm.views + 1
     began = time.perf_counter()
-    fit(
+    result = fit(
         model,
         dataset=EpisodeDataset(items, steps=stretch),
         collate=collate_episodes,
@@ -259,6 +259,8 @@ def trained(
         config=config,
         device=torch.device("cpu"),
     )
+    if result.interrupted:
+        raise SystemExit(f"stopped at step {result.step} of {result.max_steps}; the same command continues")
     record = {"train_s": time.perf_counter() - began, "trained_at": provenance()}
     write_json(done, record)
     return model.eval(), record

@@ -81,6 +81,24 @@ def test_a_trained_cell_is_taken_again_and_the_encoders_of_all_arms_start_alike(
     assert all(torch.equal(a, b) for a, b in pairs)
 
 
+def test_a_stopped_training_is_continued_and_never_measured(
+    study: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import seq_jepa_arms
+
+    from worldmodel.training import FitResult
+
+    settings = {"data": "digits", "scale": scale(study), "seed": 0, "folder": tmp_path / "cell"}
+    with monkeypatch.context() as patch:
+        stopped = FitResult(step=1, max_steps=2, interrupted=True)
+        patch.setattr(seq_jepa_arms, "fit", lambda *args, **kwargs: stopped)
+        with pytest.raises(SystemExit, match="step 1 of 2"):
+            study.measured(study.ARMS["act"], protocol=SHORT, **settings)
+    assert not (tmp_path / "cell" / "training.json").exists()
+    study.trained(study.ARMS["act"], **settings)
+    assert (tmp_path / "cell" / "training.json").exists()
+
+
 def test_prepared_views_are_those_of_the_source(study: Any) -> None:
     plain, prepared = posed(), study.source("digits", "train")
     for item in (0, 7):
