@@ -78,7 +78,7 @@ def test_a_folder_of_something_else(tiny_run: Path, script: Script) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("world_model.encoder=vgg", "world_model.encoder is"),
+        ("world_model.encoder=vgg", "conv with encoder=patch_map"),
         ("world_model.predictor=linear", "world_model.predictor is"),
         ("world_model.predictor=residual", "conv with encoder=patch_map"),
         ("world_model.name=rssm", "world_model is"),
