@@ -145,6 +145,8 @@ class DynamicsWeights:
         smoothness: mean squared change of a goal code from one step to the next.
         inverse: error of the action read from two consecutive goal codes.
         sigreg: SIGReg, over the batch at each time step.
+        ramp: steps over which the weights of both predictions rise from 0. As long as the codes do not tell actions, the
+            easy way to predict is to forget what moves.
     """
 
     prediction: float = 1.0
@@ -155,6 +157,7 @@ class DynamicsWeights:
     smoothness: float = 0.1
     inverse: float = 10.0
     sigreg: float = 0.0
+    ramp: int = 0
 
 
 class JEPADynamics(nn.Module):
@@ -201,10 +204,11 @@ class JEPADynamics(nn.Module):
         weights, actions = self.weights, batch.actions
         z = self.model.encode(batch.observations)
         imagined = self.model.rollout(LatentState(latents=z[:, :1], actions=actions[:, :0]), actions)
-        terms = {"loss/prediction": (weights.prediction, _mean_square(imagined - z[:, 1:]))}
+        share = min(1.0, (step + 1) / weights.ramp) if weights.ramp else 1.0
+        terms = {"loss/prediction": (share * weights.prediction, _mean_square(imagined - z[:, 1:]))}
         if weights.one_step:
             forced = self.model.step(z[:, :-1].flatten(0, 1), actions.flatten(0, 1))
-            terms["loss/one_step"] = (weights.one_step, _mean_square(forced - z[:, 1:].flatten(0, 1)))
+            terms["loss/one_step"] = (share * weights.one_step, _mean_square(forced - z[:, 1:].flatten(0, 1)))
         steps = _samples(z)
         if weights.variance:
             terms["loss/variance"] = (weights.variance, variance_term(steps))
