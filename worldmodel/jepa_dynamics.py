@@ -145,8 +145,8 @@ class DynamicsWeights:
         smoothness: mean squared change of a goal code from one step to the next.
         inverse: error of the action read from two consecutive goal codes.
         sigreg: SIGReg, over the batch at each time step.
-        ramp: steps over which the weights of both predictions rise from 0. As long as the codes do not tell actions, the
-            easy way to predict is to forget what moves.
+        ramp: steps over which the weights of both predictions rise from 0. As long as the codes do not tell actions,
+            the easy way to predict is to forget what moves.
     """
 
     prediction: float = 1.0
