@@ -91,7 +91,15 @@ def test_the_oracle_solves_every_problem_of_the_plane(name: str):
 
 def test_the_oracle_solves_two_rooms():
     """The settings of configs/evaluate_planner.yaml; the stored study has 100 problems."""
-    options = {"name": "cem", "horizon": 15, "samples": 100, "iterations": 3, "elites": 10, "noise_beta": 2.0}
+    options = {
+        "name": "icem",
+        "horizon": 15,
+        "samples": 100,
+        "iterations": 3,
+        "elites": 10,
+        "noise_beta": 2.0,
+    }
+    options |= {"momentum": 0.0, "decay": 1.0}
     agent = OraclePlanner(block=4, planning=PlanningSettings(planner=options, execute=4, reduce="min"))
     found = run(agent, TwoRooms, problems(TwoRooms(), 6), steps=200)
     assert sum(e.any_time for e in found) >= 5
