@@ -1,6 +1,7 @@
 """The space of allowed actions, and the projection into it."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -95,16 +96,20 @@ class ActionBounds:
         return (each * short.where(norm > self.max_norm, 1.0)).flatten(-2)
 
     def clipped_share(self, actions: torch.Tensor) -> float:
-        """Share of the environment actions in [..., block * A] that `project` would move."""
-        return float(self.moved_share(actions, self.project(actions)))
+        """Share of the numbers in actions [..., block * A] that `project` would change."""
+        return changed_numbers(actions, self.project(actions)) / max(actions.numel(), 1)
 
-    def moved_share(self, actions: torch.Tensor, projected: torch.Tensor) -> torch.Tensor:
-        """The same, a scalar tensor, where the projection is known already."""
-        moved = actions != projected
-        if len(self.low) > 1:  # counted by a product: `any` along a short axis is slow
-            numbers = moved.to(actions.dtype).reshape(-1, len(self.low))
-            moved = numbers @ numbers.new_ones(len(self.low)) > 0
-        return moved.sum() / moved.numel()
+    def initial_spread(self, spread: float | Sequence[float] | None) -> torch.Tensor:
+        """Standard deviation [block * A] of a search: one number or one per dimension of an action, or the default.
+
+        Raises:
+            ValueError: if it is not positive or has another length.
+        """
+        each = self.default_spread() if spread is None else torch.as_tensor(spread, dtype=torch.float32)
+        each = each.expand(len(self.low)) if each.ndim == 0 else each
+        if each.shape != self.low.shape or not bool((each > 0).all()):
+            raise ValueError(f"the spread is positive, one number or one per action dimension, got {spread}")
+        return each.repeat(self.block)
 
     def default_spread(self) -> torch.Tensor:
         """Standard deviation [A] to start a search with: half the box, at most max_norm; 1 where unbounded."""
@@ -113,3 +118,8 @@ class ActionBounds:
         if self.max_norm is not None:
             half = half.clamp(max=self.max_norm)
         return torch.where(half.isfinite(), half, torch.ones_like(half))
+
+
+def changed_numbers(actions: torch.Tensor, projected: torch.Tensor) -> int:
+    """How many numbers of the actions a projection has changed."""
+    return int(torch.ne(actions, projected).count_nonzero())

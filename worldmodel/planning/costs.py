@@ -92,18 +92,22 @@ class GoalCost:
             return cls(goal=goal if code is None else code(goal), readout=code, **options)
 
     def __call__(self, latents: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
-        if self.reduce == "last":
-            latents = latents[:, :, -1:]
+        last = self.reduce == "last"
+        if last:
+            latents = latents[:, :, -1]
+        axes = 2 if last else 3
         if self.readout is not None:
-            latents = self.readout(latents.flatten(0, 2)).unflatten(0, latents.shape[:3])
-        latents = latents.flatten(3)
-        goal = self.goal.reshape(len(self.goal), -1)
+            latents = self.readout(latents.flatten(0, axes - 1)).unflatten(0, latents.shape[:axes])
+        if latents.ndim > axes + 1:
+            latents = latents.flatten(axes)
+        goal = self.goal if self.goal.ndim == 2 else self.goal.flatten(1)
         if len(goal) != len(latents) or goal.shape[-1] != latents.shape[-1]:
             raise ValueError(
                 f"goals [B, D] go with latents or states [B, K, H, D], got {tuple(goal.shape)} and "
                 f"{tuple(latents.shape)}"
             )
-        cost = over_horizon(goal_distance(latents, goal, self.distance), self.reduce)
+        distance = goal_distance(latents, goal, self.distance)
+        cost = distance if last else over_horizon(distance, self.reduce)
         if self.action_weight:
             cost = cost + self.action_weight * actions.square().mean(-1).sum(-1)
         return cost

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 
 from worldmodel.batches import LatentState
-from worldmodel.planning.bounds import ActionBounds
+from worldmodel.planning.bounds import ActionBounds, changed_numbers
 from worldmodel.planning.costs import Cost
 from worldmodel.planning.noise import draw_normal, generators
 from worldmodel.planning.plan import Budget, Plan, StoppedBy
@@ -42,8 +42,10 @@ class GradientPlanner:
     lr: float = 0.1
     spread: float | Sequence[float] | None = None
     budget: Budget = field(default_factory=Budget)
+    _spread: torch.Tensor = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "_spread", self.bounds.initial_spread(self.spread))
         if min(self.horizon, self.restarts, self.iterations) < 1 or not self.lr > 0:
             raise ValueError(
                 f"horizon, restarts and iterations are at least 1 and lr positive, got {self.horizon}, "
@@ -67,14 +69,14 @@ class GradientPlanner:
         check_call(model, state, seeds, warm, (self.horizon, bounds.dim))
         evaluator = Evaluator(model, state, cost, chunk=None)
         books = Books(budget=self.budget, evaluator=evaluator, horizon=self.horizon)
-        mean, spread = start(bounds, state, horizon=self.horizon, spread=self.spread, warm=warm)
+        mean, spread = start(bounds, state, horizon=self.horizon, spread=self._spread, warm=warm)
         scale = spread.unsqueeze(1)
         noise = mean.new_empty(len(state), self.restarts, *mean.shape[1:])
         noise = draw_normal(noise, generators(seeds, step, mean.device))
         noise[:, 0] = 0
         drawn = torch.addcmul(mean.unsqueeze(1), noise, scale)
         actions = bounds.project(drawn)
-        clipped = bounds.moved_share(drawn, actions)
+        clipped = changed_numbers(drawn, actions) / drawn.numel()
         stopped_by: StoppedBy = "iterations"
         units: torch.Tensor | None = None
         for _ in range(self.iterations):

@@ -47,4 +47,66 @@ def coloured(white: torch.Tensor, *, block: int, beta: float) -> torch.Tensor:
     if not beta:
         return white
     steps = white.unflatten(-1, (block, -1)).flatten(2, 3)
-    return (colouring(steps.shape[2], beta).to(white) @ steps).view_as(white)
+    return (colouring(steps.shape[2], beta).to(white) @ steps).reshape(white.shape)
+
+
+class CandidateNoise:
+    """Noise [B, K_i, H, block * A] of every iteration i of a decision, the candidates being K_i many.
+
+    Several iterations are drawn at once, as many as hold `LIMIT` numbers per environment: which ones does not depend
+    on B, so neither do the numbers. What was handed out is overwritten by the next draw.
+
+    Args:
+        sources: one generator per environment.
+        counts: K_i of each iteration.
+        like: [B, H, block * A], for shape, type and device.
+        block, beta: see `coloured`.
+        first_is_zero: the first candidate of each iteration gets no noise: it is the mean.
+    """
+
+    LIMIT = 2**13
+
+    def __init__(
+        self,
+        sources: Sequence[torch.Generator],
+        *,
+        counts: Sequence[int],
+        like: torch.Tensor,
+        block: int,
+        beta: float,
+        first_is_zero: bool,
+    ) -> None:
+        self._sources, self._counts, self._like = sources, counts, like
+        self._block, self._beta, self._first_is_zero = block, beta, first_is_zero
+        self._drawn: list[torch.Tensor] = []
+        self._next = 0
+        self._white = like.new_empty(0)
+
+    def __call__(self) -> torch.Tensor:
+        """The noise of the next iteration."""
+        if not self._drawn:
+            self._drawn = self._draw()[::-1]
+        return self._drawn.pop()
+
+    def _draw(self) -> list[torch.Tensor]:
+        batch, horizon, dim = self._like.shape
+        each, counts = horizon * dim, [self._counts[self._next]]
+        for count in self._counts[self._next + 1 :]:
+            if (sum(counts) + count) * each > self.LIMIT:
+                break
+            counts.append(count)
+        self._next += len(counts)
+        if self._white.shape != (
+            batch,
+            sum(counts),
+            horizon,
+            dim,
+        ):  # fresh memory costs more than the numbers
+            self._white = self._like.new_empty(batch, sum(counts), horizon, dim)
+        draw_normal(self._white, self._sources)
+        noise = coloured(self._white, block=self._block, beta=self._beta)
+        parts = list(noise.split(counts, dim=1))
+        if self._first_is_zero:
+            for part in parts:
+                part[:, 0] = 0
+        return parts

@@ -41,7 +41,7 @@ class PlanAccounting:
     Attributes:
         predictor_steps: imagined steps per environment.
         seconds: wall time of the call.
-        clipped_share: share of the drawn environment actions that lay outside the bounds and were projected.
+        clipped_share: share of the drawn numbers that the projection into the bounds changed.
         cost_trace: [iterations, B], lowest cost found by the end of each iteration.
         stopped_by: what ended the search.
     """

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 import torch
 
 from worldmodel.batches import LatentState
-from worldmodel.planning.bounds import ActionBounds
+from worldmodel.planning.bounds import ActionBounds, changed_numbers
 from worldmodel.planning.costs import Cost
-from worldmodel.planning.noise import coloured, draw_normal, generators
+from worldmodel.planning.noise import CandidateNoise, generators
 from worldmodel.planning.plan import Budget, Plan, StoppedBy
 from worldmodel.planning.search import Books, Evaluator, cheapest, check_call, start
 from worldmodel.protocols import WorldModel
@@ -51,8 +51,10 @@ class SamplingPlanner:
     execute_mean: bool = False
     chunk: int | None = None
     budget: Budget = field(default_factory=Budget)
+    _spread: torch.Tensor = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "_spread", self.bounds.initial_spread(self.spread))
         counts = {"horizon": self.horizon, "samples": self.samples, "iterations": self.iterations}
         for name, value in {**counts, "chunk": self.chunk or 1}.items():
             if value < 1:
@@ -96,23 +98,27 @@ class SamplingPlanner:
         evaluator = Evaluator(model, state, cost, chunk=self.chunk)
         books = Books(budget=self.budget, evaluator=evaluator, horizon=self.horizon)
         with torch.inference_mode():
-            mean, spread = start(bounds, state, horizon=self.horizon, spread=self.spread, warm=warm)
-            sources = generators(seeds, step, mean.device)
+            mean, spread = start(bounds, state, horizon=self.horizon, spread=self._spread, warm=warm)
+            counts = [self.population(i) for i in range(self.iterations)]
+            draw = CandidateNoise(
+                generators(seeds, step, mean.device),
+                counts=counts,
+                like=mean,
+                block=bounds.block,
+                beta=self.noise_beta,
+                first_is_zero=self.with_mean,
+            )
             fitted: Fit | None = None
             stopped_by: StoppedBy = "iterations"
             for iteration in range(self.iterations):
                 kept = self.kept(iteration, fitted, warm)
-                wanted = self.population(iteration) + (0 if kept is None else kept.shape[1])
+                wanted = counts[iteration] + (0 if kept is None else kept.shape[1])
                 allowed, stopped_by = books.affordable(wanted)
                 if allowed < 1:
                     break
-                noise = mean.new_empty(len(state), self.population(iteration), *mean.shape[1:])
-                noise = coloured(draw_normal(noise, sources), block=bounds.block, beta=self.noise_beta)
-                drawn = torch.addcmul(mean.unsqueeze(1), noise, spread.unsqueeze(1))
-                if self.with_mean:
-                    drawn[:, 0] = mean
+                drawn = torch.addcmul(mean.unsqueeze(1), draw(), spread.unsqueeze(1))
                 candidates = bounds.project(drawn)
-                clipped = bounds.moved_share(drawn, candidates)
+                clipped = changed_numbers(drawn, candidates) / drawn.numel()
                 if kept is not None:
                     candidates = torch.cat([candidates, kept.to(candidates)], dim=1)
                 if allowed < wanted:

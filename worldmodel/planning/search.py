@@ -32,24 +32,18 @@ def check_call(
 
 
 def start(
-    bounds: ActionBounds,
-    state: LatentState,
-    *,
-    horizon: int,
-    spread: float | Sequence[float] | None,
-    warm: Plan | None,
+    bounds: ActionBounds, state: LatentState, *, horizon: int, spread: torch.Tensor, warm: Plan | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and standard deviation [B, H, block * A] that a search begins with.
 
     The mean is the warm start or zero, within the bounds.
+
+    Args:
+        spread: [block * A].
     """
     shape = (len(state), horizon, bounds.dim)
     mean = state.actions.new_zeros(shape) if warm is None else warm.mean.to(state.actions)
-    each = bounds.default_spread() if spread is None else torch.as_tensor(spread, dtype=torch.float32)
-    each = each.expand(len(bounds.low)) if each.ndim == 0 else each
-    if each.shape != bounds.low.shape or not bool((each > 0).all()):
-        raise ValueError(f"the spread is positive, one number or one per action dimension, got {spread}")
-    return bounds.project(mean), each.repeat(bounds.block).to(mean).expand(shape).contiguous()
+    return bounds.project(mean), spread.to(mean).expand(shape)
 
 
 class Evaluator:
@@ -76,8 +70,10 @@ class Evaluator:
         batch, count = candidates.shape[:2]
         if count not in self._repeated:
             self._repeated[count] = self.state.repeat(count)
-        imagined = self.model.rollout(self._repeated[count], candidates.flatten(0, 1))
-        costs = self.cost(imagined.unflatten(0, (batch, count)), candidates)
+        imagined = self.model.rollout(
+            self._repeated[count], candidates.reshape(batch * count, *candidates.shape[2:])
+        )
+        costs = self.cost(imagined.reshape(batch, count, *imagined.shape[1:]), candidates)
         if costs.shape != (batch, count):
             raise ValueError(
                 f"a cost must be [B, K] = {(batch, count)}, got {tuple(costs.shape)}: reduce over the horizon"
@@ -107,7 +103,7 @@ class Books:
         self._budget, self._evaluator, self._horizon = budget, evaluator, horizon
         self._best: list[torch.Tensor] = []
         self._lowest: list[torch.Tensor] = []
-        self._clipped: list[torch.Tensor] = []
+        self._clipped: list[float] = []
 
     def affordable(self, candidates: int) -> tuple[int, StoppedBy]:
         """How many of the candidates the next iteration may imagine, and the reason if it is none.
@@ -130,7 +126,7 @@ class Books:
                 return 0, "seconds"
         return candidates, "iterations"
 
-    def note(self, best: torch.Tensor, lowest: torch.Tensor, clipped_share: torch.Tensor) -> None:
+    def note(self, best: torch.Tensor, lowest: torch.Tensor, clipped_share: float) -> None:
         """Enter an iteration: its best candidate [B, H, A] and the cost of it [B]."""
         self._best.append(best)
         self._lowest.append(lowest)
@@ -142,15 +138,14 @@ class Books:
         Raises:
             ValueError: if an environment has none of finite cost.
         """
-        costs = torch.stack(self._lowest).nan_to_num(nan=torch.inf)
-        lowest, iteration = costs.min(dim=0)
-        if not bool(lowest.isfinite().all()):
-            bad = (~lowest.isfinite()).nonzero().flatten().tolist()
+        trace, found_in = torch.stack(self._lowest).nan_to_num(nan=torch.inf).cummin(dim=0)
+        if not bool(trace[-1].isfinite().all()):
+            bad = (~trace[-1].isfinite()).nonzero().flatten().tolist()
             raise ValueError(
                 f"no candidate of environments {bad} has a finite cost: check model and observations"
             )
-        rows = torch.arange(len(iteration), device=costs.device)
-        return torch.stack(self._best)[iteration, rows], costs.cummin(dim=0).values
+        best = [self._best[i][row] for row, i in enumerate(found_in[-1].tolist())]
+        return torch.stack(best), trace
 
     def close(
         self,
@@ -170,7 +165,7 @@ class Books:
         accounting = PlanAccounting(
             predictor_steps=self._evaluator.predictor_steps,
             seconds=time.perf_counter() - self._began,
-            clipped_share=float(torch.stack(self._clipped).mean()),
+            clipped_share=sum(self._clipped) / len(self._clipped),
             cost_trace=trace.clone(),
             stopped_by=stopped_by,
         )
