@@ -121,9 +121,10 @@ class TwoRoomsEpisodes:
     """Walks of the dot (`envs.episodes.EpisodeSource`); an item is an episode of `length` observations in one layout.
 
     Behaviour: the direction turns by a normal angle of std 0.2 rad per step, and is drawn anew with a probability of
-    0.15 after a step that a wall cut short; steps are normal with mean 1.0 px and std 0.4 px, drawn again outside of [0.2, 1.8]. A share of the
-    episodes, `cross_wall_rate`, starts near the door and walks through it first; another, `meet_wall_rate`, starts near
-    the inner wall at any height and walks against it, so that a model learns where the door is not.
+    0.15 after a step that a wall cut short; steps are normal with mean 1.0 px and std 0.4 px, drawn again outside of
+    [0.2, 1.8]. A share of the episodes, `cross_wall_rate`, starts near the door and walks through it first; another,
+    `meet_wall_rate`, starts near the inner wall at any height and walks against it, so that a model learns where the
+    door is not.
 
     Labels: `state` [T, 2] (x, y) of the dot; `layout` [2] (wall x, door y). `actions` are the steps that were asked
     for, also where a wall cut them short.

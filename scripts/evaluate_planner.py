@@ -18,7 +18,7 @@ import hydra
 import torch
 from omegaconf import DictConfig, OmegaConf
 from settings import USER_ERRORS
-from world_models import LoadedWorldModel, load_world_model
+from world_models import LoadedWorldModel, load_inverse_dynamics, load_world_model
 
 from policies.agents import InverseDynamicsPolicy, LatentPlanner, OraclePlanner, PlanningSettings
 from policies.baselines import NoOpAgent, RandomAgent
@@ -90,10 +90,6 @@ def planner(model: LoadedWorldModel, planning: PlanningSettings, device: str) ->
 
 def inverse(settings: dict[str, Any], models: list[LoadedWorldModel]) -> list[Agent]:
     """Inverse-dynamics policies over the encoders of the runs."""
-    try:
-        from world_models import load_inverse_dynamics
-    except ImportError:
-        raise ValueError("no inverse-dynamics heads can be loaded yet: leave agent inverse out") from None
     heads = folders(settings["head"])
     if len(heads) != len(models):
         raise ValueError(f"agent inverse needs one head per run: {len(models)} runs, {len(heads)} heads")

@@ -1,7 +1,8 @@
 """Train a world model on episodes of a simulator, without labels, rewards or a decoder.
 
 python scripts/train_world_model.py                                Two Rooms, JEPA dynamics model
-python scripts/train_world_model.py episodes=push_t world_model.encoder=mlp
+python scripts/train_world_model.py episodes=push_t world_model=dynamics_state
+python scripts/train_world_model.py world_model=inverse_dynamics world_model.of=DIR      the cheap alternative
 python scripts/train_world_model.py run.dir=DIR resume=true        continue where a run stopped
 
 Then: python scripts/evaluate_planner.py --help

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from runs import locate
 from torch import nn
 
 from envs.episodes import ActionBlocks, EpisodeSource
 from envs.point_maze import PointMazeEpisodes
 from envs.push_t import PushTEpisodes
 from envs.two_rooms import TwoRoomsEpisodes
+from runs import locate
 from worldmodel.jepa_dynamics import (
     DynamicsModel,
     DynamicsWeights,
@@ -29,6 +29,8 @@ from worldmodel.nn.patch_map import ConvPredictor, PatchMap
 from worldmodel.nn.patch_mlp import PatchMLP
 from worldmodel.nn.resnet import ResNet18
 from worldmodel.nn.vit import ViT
+from worldmodel.planning import InverseDynamics
+from worldmodel.planning.inverse_dynamics import InverseDynamicsTask
 from worldmodel.regularizers import SIGReg
 from worldmodel.seq_jepa import SeqJEPA, SeqWorldModel
 from worldmodel.targets import EMATarget, SharedTarget
@@ -145,12 +147,39 @@ def seq_jepa(settings: Settings, episodes: EpisodeSource, *, seed: int) -> SeqJE
     return SeqJEPA(model=model, target=SharedTarget(), lejepa=lejepa, views=views)
 
 
-def task(settings: Settings, episodes: EpisodeSource) -> SeqJEPA | JEPADynamics:
+def inverse_dynamics(settings: Settings, episodes: EpisodeSource, *, seed: int) -> InverseDynamicsTask:
+    """The task of world_model=inverse_dynamics.
+
+    Raises:
+        ValueError: if the world model was trained with other actions.
+    """
+    known = load_world_model(Path(settings["of"]))
+    if known.actions != episodes.action.dim:
+        raise ValueError(
+            f"the world model of {settings['of']} has actions of {known.actions} numbers, these episodes of "
+            f"{episodes.action.dim}: name its `episodes`, with the same block"
+        )
+    with torch.no_grad():
+        latent = known.model.encode(torch.zeros(1, 1, *episodes.observation_shape))
+    head = InverseDynamics(
+        latent_dim=latent.numel(),
+        action_dim=episodes.action.dim,
+        hidden=settings["hidden"],
+        layers=settings["layers"],
+    )
+    return InverseDynamicsTask(model=known.model, head=head, max_distance=settings["max_distance"])
+
+
+def task(settings: Settings, episodes: EpisodeSource) -> SeqJEPA | JEPADynamics | InverseDynamicsTask:
     """The task that a whole config describes, its weights drawn from the seed."""
-    makers: dict[str, Callable[..., SeqJEPA | JEPADynamics]] = {"dynamics": dynamics, "seq_jepa": seq_jepa}
+    makers: dict[str, Callable[..., SeqJEPA | JEPADynamics | InverseDynamicsTask]] = {
+        "dynamics": dynamics,
+        "seq_jepa": seq_jepa,
+        "inverse_dynamics": inverse_dynamics,
+    }
     name, seed = settings["world_model"]["name"], settings["seed"]
     if name not in makers:
-        raise ValueError(f"world_model is {' or '.join(makers)}, got {name!r}")
+        raise ValueError(f"world_model is {', '.join(makers)}, got {name!r}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return makers[name](settings["world_model"], episodes, seed=seed)
@@ -161,6 +190,8 @@ def stretch(settings: Settings) -> int:
     model = settings["world_model"]
     if model["name"] == "dynamics":
         return model["observations"]
+    if model["name"] == "inverse_dynamics":
+        return model["max_distance"] + 1
     return (model["views"] if isinstance(model["views"], int) else model["views"][1]) + 1
 
 
@@ -171,6 +202,7 @@ class LoadedWorldModel:
     Attributes:
         model: a `WorldModel`, frozen and in evaluation mode.
         settings: of its run.
+        actions: numbers of an action of the model.
         block: environment steps per action of the model.
         window: observed latents it makes use of.
         checkpoint: folder it was read from.
@@ -178,6 +210,7 @@ class LoadedWorldModel:
 
     model: DynamicsModel | SeqWorldModel
     settings: Settings
+    actions: int
     block: int
     window: int
     checkpoint: Path
@@ -190,21 +223,48 @@ def load_world_model(path: Path) -> LoadedWorldModel:
         RunFolderError: if it is no run of train_world_model.py.
         CheckpointError: if the checkpoint is damaged or of another model.
     """
+    whole, settings, checkpoint = _trained(path)
+    if not isinstance(whole, SeqJEPA | JEPADynamics):
+        raise RunFolderError(f"{path} holds an inverse-dynamics head: name the world model it reads")
+    return LoadedWorldModel(
+        model=whole.model.eval().requires_grad_(False),
+        settings=settings,
+        actions=_episodes(settings).action.dim,
+        block=settings["episodes"]["block"],
+        window=getattr(whole.model, "window", None) or 1,
+        checkpoint=checkpoint,
+    )
+
+
+def load_inverse_dynamics(path: Path, model: LoadedWorldModel) -> InverseDynamics:
+    """The head of a run of world_model=inverse_dynamics.
+
+    Raises:
+        RunFolderError: if it is something else, or was trained on another world model.
+    """
+    whole, settings, _ = _trained(path)
+    if not isinstance(whole, InverseDynamicsTask):
+        raise RunFolderError(f"{path} is no run of world_model=inverse_dynamics")
+    if locate(Path(settings["world_model"]["of"]))[1] != model.checkpoint:
+        raise RunFolderError(
+            f"{path} was trained on {settings['world_model']['of']}, not on {model.checkpoint}"
+        )
+    return whole.head.eval().requires_grad_(False)
+
+
+def _episodes(settings: Settings) -> EpisodeSource:
+    """One episode of a run's source: for its shapes."""
+    return source({**settings["episodes"], "episodes": 1}, "train")
+
+
+def _trained(path: Path) -> tuple[SeqJEPA | JEPADynamics | InverseDynamicsTask, Settings, Path]:
     run, checkpoint = locate(path)
     try:
         settings = json.loads(run.config.read_text())
-        episodes = source({**settings["episodes"], "episodes": 1}, "train")
-        whole = task(settings, episodes)
+        whole = task(settings, _episodes(settings))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunFolderError(
             f"{run.config} does not describe a world model of this version ({type(error).__name__}: {error})"
         ) from error
     load_strict(whole, load_checkpoint(checkpoint).model, source=str(checkpoint))
-    model = whole.model.eval().requires_grad_(False)
-    return LoadedWorldModel(
-        model=model,
-        settings=settings,
-        block=settings["episodes"]["block"],
-        window=getattr(model, "window", None) or 1,
-        checkpoint=checkpoint,
-    )
+    return whole, settings, checkpoint

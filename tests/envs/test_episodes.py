@@ -104,5 +104,5 @@ def test_bad_episodes(observations: np.ndarray, actions: np.ndarray, message: st
     ],
 )
 def test_bad_bounds(options: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="bounds|max_norm"):
+    with pytest.raises(ValueError, match=r"bounds|max_norm"):
         ActionSpec(**options)

@@ -47,6 +47,26 @@ def test_train_stop_resume_and_load(model: str, tmp_path: Path, script: Script) 
     assert whole.model.rollout(start, torch.zeros(2, 3, episodes.action.dim)).shape[:2] == (2, 3)
 
 
+def test_an_inverse_dynamics_head_on_a_world_model(tmp_path: Path, script: Script) -> None:
+    train, world_models = script("train_world_model"), script("world_models")
+    for seed in (0, 1):
+        assert train.run(settings(tmp_path / str(seed), f"seed={seed}", "trainer.max_steps=1")) == 0
+    head = ["world_model=inverse_dynamics", f"world_model.of={tmp_path / '0'}", "world_model.max_distance=3"]
+    assert train.run(settings(tmp_path / "head", *head)) == 0
+    model, other = (world_models.load_world_model(tmp_path / name) for name in ("0", "1"))
+    loaded = world_models.load_inverse_dynamics(tmp_path / "head", model)
+    z = model.model.encode(torch.rand(3, 1, 2, 65, 65))[:, 0]
+    assert loaded(z, z).shape == (3, 8)
+    with pytest.raises(RunFolderError, match="was trained on"):
+        world_models.load_inverse_dynamics(tmp_path / "head", other)
+    with pytest.raises(RunFolderError, match="is no run of world_model=inverse_dynamics"):
+        world_models.load_inverse_dynamics(tmp_path / "0", model)
+    with pytest.raises(RunFolderError, match="name the world model it reads"):
+        world_models.load_world_model(tmp_path / "head")
+    with pytest.raises(ValueError, match="with the same block"):
+        train.run(settings(tmp_path / "other", *head, "episodes.block=2"))
+
+
 @pytest.mark.parametrize("episodes", ["point_maze", "push_t"])
 def test_states_need_a_perceptron(episodes: str, tmp_path: Path, script: Script) -> None:
     world_models = script("world_models")

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from worldmodel.nn.batch_norm import SyncedBatchNorm1d
-from worldmodel.nn.mlp import as_unit_range
+from worldmodel.nn.mlp import patch_grid, patches_of
 
 
 class PatchMap(nn.Module):
@@ -32,9 +32,7 @@ class PatchMap(nn.Module):
         embed_dim: int = 16,
     ) -> None:
         super().__init__()
-        if image_size[0] % patch or image_size[1] % patch:
-            raise ValueError(f"patches of {patch} pixels do not tile images of {tuple(image_size)}")
-        self.grid = (image_size[0] // patch, image_size[1] // patch)
+        self.grid = patch_grid(image_size, patch)
         self.in_channels, self.patch, self.embed_dim = in_channels, patch, embed_dim
         self.layers = nn.Sequential(
             nn.Linear(in_channels * patch**2, hidden, bias=False),
@@ -50,12 +48,9 @@ class PatchMap(nn.Module):
         Raises:
             ValueError: if the images have another shape than the encoder was built for.
         """
-        (rows, columns), p, c = self.grid, self.patch, self.in_channels
-        if x.shape[1:] != (c, rows * p, columns * p):
-            raise ValueError(f"expected images [N, {c}, {rows * p}, {columns * p}], got {tuple(x.shape)}")
-        tiles = as_unit_range(x).reshape(-1, c, rows, p, columns, p).permute(0, 2, 4, 1, 3, 5)
-        codes = self.layers(tiles.reshape(-1, c * p * p))
-        return codes.reshape(len(x), rows, columns, -1).permute(0, 3, 1, 2)
+        tiles = patches_of(x, channels=self.in_channels, grid=self.grid, patch=self.patch)
+        codes = self.layers(tiles)
+        return codes.reshape(len(x), *self.grid, -1).permute(0, 3, 1, 2)
 
 
 class ConvPredictor(nn.Module):

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from worldmodel.nn.batch_norm import SyncedBatchNorm1d
-from worldmodel.nn.mlp import as_unit_range
+from worldmodel.nn.mlp import patch_grid, patches_of
 
 
 class PatchMLP(nn.Module):
@@ -35,9 +35,7 @@ class PatchMLP(nn.Module):
         output_norm: bool = True,
     ) -> None:
         super().__init__()
-        if image_size[0] % patch or image_size[1] % patch:
-            raise ValueError(f"patches of {patch} pixels do not tile images of {tuple(image_size)}")
-        self.grid = (image_size[0] // patch, image_size[1] // patch)
+        self.grid = patch_grid(image_size, patch)
         self.in_channels, self.patch, self.embed_dim = in_channels, patch, embed_dim
         self.patches = nn.Linear(in_channels * patch**2, channels, bias=False)
         self.norm = SyncedBatchNorm1d(channels)
@@ -55,9 +53,6 @@ class PatchMLP(nn.Module):
         Raises:
             ValueError: if the images have another shape than the encoder was built for.
         """
-        (rows, columns), p, c = self.grid, self.patch, self.in_channels
-        if x.shape[1:] != (c, rows * p, columns * p):
-            raise ValueError(f"expected images [N, {c}, {rows * p}, {columns * p}], got {tuple(x.shape)}")
-        tiles = as_unit_range(x).reshape(-1, c, rows, p, columns, p).permute(0, 2, 4, 1, 3, 5)
-        tokens = torch.relu(self.norm(self.patches(tiles.reshape(-1, c * p * p))))
+        tiles = patches_of(x, channels=self.in_channels, grid=self.grid, patch=self.patch)
+        tokens = torch.relu(self.norm(self.patches(tiles)))
         return self.output_norm(self.head(tokens.reshape(len(x), -1)))
