@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from envs.episodes import ActionBlocks, EpisodeSource
+from envs.episodes import ActionBlocks, ActionSpec, EpisodeSource
 from envs.point_maze import PointMazeEpisodes
 from envs.push_t import PushTEpisodes
 from envs.two_rooms import TwoRoomsEpisodes
@@ -90,6 +90,14 @@ def encoder(settings: Settings, shape: tuple[int, ...]) -> nn.Module:
     return ViT(image_size=size, in_channels=channels, dim=dim, **options)
 
 
+def action_scale(given: float | None, spec: ActionSpec) -> torch.Tensor:
+    """[A]: the number given, or half the range of each action, 1 where it has no bounds."""
+    if given is not None:
+        return torch.full((spec.dim,), float(given))
+    half = (torch.from_numpy(spec.high) - torch.from_numpy(spec.low)) / 2
+    return torch.where(half.isfinite() & (half > 0), half, 1.0)
+
+
 def dynamics(settings: Settings, episodes: EpisodeSource, *, seed: int) -> JEPADynamics:
     """The task of world_model=dynamics.
 
@@ -108,7 +116,7 @@ def dynamics(settings: Settings, episodes: EpisodeSource, *, seed: int) -> JEPAD
     model = DynamicsModel(
         encoder=reader,
         predictor=PREDICTORS[name](channels, actions, hidden=settings["predictor_hidden"]),
-        action_scale=torch.full((actions,), float(settings["action_scale"])),
+        action_scale=action_scale(settings["action_scale"], episodes.action),
         goal_code=GoalCode(numbers, settings["code_dim"]) if settings["code_dim"] else None,
     )
     weights = DynamicsWeights(**settings["weights"])
