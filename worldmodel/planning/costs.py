@@ -121,8 +121,9 @@ class GoalCost:
 class SubGoalCost:
     """Cost of passing several goals in their order.
 
-    The lowest sum of distances over moments t_1 <= t_2 <= ... <= t_G of the trajectory, one per goal still ahead, by
-    dynamic programming: V_g(t) = min over s <= t of V_{g-1}(s) + d(z_s, goal_g).
+    Every imagined step is assigned to a goal, in order, at least one to each goal ahead; the cost is the lowest sum of
+    the distances to the assigned goals, by dynamic programming: D(t, g) = d(z_t, goal_g) + min(D(t-1, g), D(t-1, g-1)).
+    Steps that are late cost as much as steps that are far, so that replanning does not put the goals off.
 
     Attributes:
         goals: [B, G, ...] latents, or states if there is a readout.
@@ -142,12 +143,19 @@ class SubGoalCost:
             raise ValueError(f"the distance is {', '.join(_DISTANCES)}, got {self.distance!r}")
 
     def __call__(self, latents: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
-        distances = self._distances(latents)
-        ahead = torch.arange(self.goals.shape[1], device=latents.device) >= self._passed().unsqueeze(1)
-        total = torch.zeros_like(distances[0])
-        for i, distance in enumerate(distances):
-            visited = torch.cummin(total + distance, dim=-1).values
-            total = torch.where(ahead[:, i, None, None], visited, total)
+        distances = torch.stack(self._distances(latents), dim=-1)  # [B, K, H, G]
+        horizon, count = distances.shape[2:]
+        passed = self._passed()
+        if horizon < count - int(passed.min()):
+            raise ValueError(
+                f"{count - int(passed.min())} sub-goals ahead need a horizon of as many steps, got {horizon}"
+            )
+        first = torch.arange(count, device=passed.device) == passed.unsqueeze(1)
+        never = distances.new_tensor(torch.inf)
+        total = torch.where(first[:, None], distances[:, :, 0], never)
+        for distance in distances.unbind(2)[1:]:
+            advanced = torch.nn.functional.pad(total[..., :-1], (1, 0), value=torch.inf)
+            total = distance + torch.minimum(total, advanced)
         return total[..., -1]
 
     def rows(self, index: torch.Tensor) -> "SubGoalCost":

@@ -9,8 +9,15 @@ import torch
 
 def generators(seeds: Sequence[int], step: int, device: torch.device) -> list[torch.Generator]:
     """One generator per environment for all draws of one decision, iteration after iteration."""
-    states = [np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0] for seed in seeds]
-    return [torch.Generator(device).manual_seed(int(state >> np.uint64(1))) for state in states]
+    return [torch.Generator(device).manual_seed(_mixed(_mixed(seed) + step) >> 1) for seed in seeds]
+
+
+def _mixed(value: int) -> int:
+    """A bijection of 64-bit numbers that leaves no trace of their order (splitmix64, Steele et al. 2014)."""
+    value = (value + 0x9E3779B97F4A7C15) % 2**64
+    value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+    value = (value ^ (value >> 27)) * 0x94D049BB133111EB % 2**64
+    return value ^ (value >> 31)
 
 
 def draw_normal(out: torch.Tensor, sources: Sequence[torch.Generator]) -> torch.Tensor:

@@ -1,5 +1,6 @@
 """Action bounds and costs."""
 
+import itertools
 from types import SimpleNamespace
 
 import numpy as np
@@ -121,14 +122,18 @@ def test_spatial_latents_are_compared_number_by_number() -> None:
     assert torch.allclose(GoalCost(goal=goal)(maps, U), GoalCost(goal=GOAL)(Z, U))
 
 
-def test_sub_goals_cost_the_cheapest_visit_in_order() -> None:
+def test_sub_goals_cost_the_cheapest_assignment_of_steps_in_order() -> None:
     goals = torch.randn(2, 3, 3, generator=torch.Generator().manual_seed(5))
     cost = SubGoalCost(goals=goals)(Z, U)
+    ways = [w for w in itertools.product(range(3), repeat=4) if set(w) == {0, 1, 2} and list(w) == sorted(w)]
+    assert len(ways) == 3
     for b in range(2):
         for k in range(5):
             d = (Z[b, k, :, None] - goals[b, None]).square().mean(-1)  # [H, G]
-            every = [d[i, 0] + d[j, 1] + d[m, 2] for i in range(4) for j in range(i, 4) for m in range(j, 4)]
+            every = [sum(d[t, g] for t, g in enumerate(way)) for way in ways]
             assert torch.allclose(cost[b, k], torch.stack(every).min(), atol=1e-6)
+    with pytest.raises(ValueError, match="horizon"):
+        SubGoalCost(goals=goals)(Z[:, :, :2], U[:, :, :2])
 
 
 def test_sub_goals_that_were_passed_cost_nothing_and_the_last_one_stays() -> None:

@@ -6,7 +6,7 @@ import torch
 from tests.worldmodel.planning.toys import box
 from worldmodel.planning import CEM, ICEM, MPPI, Fit, SamplingPlanner, mppi_weights
 from worldmodel.planning.gradient import _Adam
-from worldmodel.planning.noise import coloured, colouring, draw_normal, generators
+from worldmodel.planning.noise import _mixed, coloured, colouring, draw_normal, generators
 from worldmodel.planning.search import cheapest
 
 
@@ -148,6 +148,18 @@ def test_adam_divides_the_mean_slope_by_its_root_mean_square() -> None:
         first, second = (beta**age / (beta**age).sum() for beta in (0.9, 0.999))
         expected = first @ slopes[: t + 1] / ((second @ slopes[: t + 1].square()).sqrt() + 1e-8)
         assert torch.allclose(direction, expected, rtol=1e-4)
+
+
+def test_seeds_and_steps_that_are_neighbours_give_unrelated_noise() -> None:
+    rows = [(seed, step) for seed in range(30) for step in range(30)]
+    sources = [generators([seed], step, torch.device("cpu"))[0] for seed, step in rows]
+    noise = draw_normal(torch.empty(len(rows), 64), sources)
+    correlation = torch.corrcoef(noise) - torch.eye(len(rows))
+    assert correlation.abs().max() < 0.75  # of 400,000 pairs; equal streams have 1
+    assert noise.mean().abs() < 0.02
+    assert noise.std() == pytest.approx(1.0, abs=0.02)
+    known = _mixed(0)
+    assert known == 0xE220A8397B1DCDAF  # the generator's published first output
 
 
 @pytest.mark.parametrize("steps", [1, 4, 5, 16])
