@@ -1,7 +1,7 @@
 """Planners, and what they are held against, as agents of the closed-loop evaluation."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -47,6 +47,8 @@ class PlanningSettings:
         execute: actions of the model executed before planning again.
         distance, reduce, action_weight: of `GoalCost`.
         warm_start: begin with what is left of the plan before.
+        max_norm: bound of an action's norm below that of the environment, for a learned model: it knows steps of the
+            sizes that it has seen, and a search finds what it gets wrong about others. None: the environment's.
         seed: with the seed of the problem and the number of the decision, of every random number.
     """
 
@@ -56,6 +58,7 @@ class PlanningSettings:
     reduce: Literal["sum", "last", "min"] = "sum"
     action_weight: float = 0.0
     warm_start: bool = True
+    max_norm: float | None = None
     seed: int = 0
 
     def json(self) -> dict[str, Any]:
@@ -78,6 +81,12 @@ class PlanningSettings:
             return PLANNERS[name](bounds=bounds, budget=budget, **options)
         except TypeError as error:
             raise ValueError(f"planner {name}: {error}") from error
+
+    def within(self, bounds: ActionBounds) -> ActionBounds:
+        """The environment's bounds, narrowed to `max_norm`."""
+        if self.max_norm is None:
+            return bounds
+        return replace(bounds, max_norm=min(self.max_norm, bounds.max_norm or self.max_norm))
 
     def goal_options(self) -> dict[str, Any]:
         return {"distance": self.distance, "reduce": self.reduce, "action_weight": self.action_weight}
@@ -147,7 +156,7 @@ class LatentPlanner:
 
     def start(self, env: GoalEnv, problems: Sequence[Problem]) -> None:
         check_actions(self.model, env, block=self.block)
-        bounds = ActionBounds.from_spec(env.spec_action, self.block)
+        bounds = self.planning.within(ActionBounds.from_spec(env.spec_action, self.block))
         self.seeds = self.planning.problem_seeds(problems)
         self.agent = PlanningAgent(
             model=self.model,
