@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from worldmodel.batches import EpisodeBatch, LatentState
+from worldmodel.distributed import at_least_fp32, mean_over_ranks
 from worldmodel.objectives import Loss
 from worldmodel.planning.bounds import ActionBounds
 from worldmodel.planning.noise import generators
@@ -139,7 +140,8 @@ class InverseDynamicsTask(nn.Module):
         row = torch.arange(len(latents), device=latents.device).unsqueeze(1)
         guess = self.head(latents[row, start].flatten(0, 1), latents[row, start + distance].flatten(0, 1))
         error = (guess - batch.actions[row, start].flatten(0, 1)) / self.action_scale
-        return error.square().mean()
+        square = at_least_fp32(error).square()
+        return mean_over_ranks(square.sum(), square.numel())
 
 
 class InverseDynamicsAgent:

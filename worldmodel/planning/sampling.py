@@ -116,7 +116,8 @@ class SamplingPlanner:
                 allowed, stopped_by = books.affordable(wanted)
                 if allowed < 1:
                     break
-                drawn = torch.addcmul(mean.unsqueeze(1), draw(), spread.unsqueeze(1))
+                noise = draw()
+                drawn = torch.addcmul(mean.unsqueeze(1), noise, spread.unsqueeze(1), out=noise)
                 candidates = bounds.project(drawn)
                 clipped = changed_numbers(drawn, candidates) / drawn.numel()
                 if kept is not None:
@@ -127,6 +128,9 @@ class SamplingPlanner:
                 books.note(elites[:, 0], costs[:, 0], clipped)
                 fitted = self.fit(elites, costs, mean=mean, spread=spread)
                 mean, spread = fitted.mean, fitted.spread
+                del (
+                    candidates
+                )  # its memory serves the next iteration; fresh pages cost more than the arithmetic
         return books.close(
             mean=mean,
             spread=spread,
