@@ -42,13 +42,20 @@ def folders(value: Any) -> list[Path]:
     return [Path(v) for v in (value if isinstance(value, list) else [] if value is None else [value])]
 
 
+def planning_settings(settings: dict[str, Any]) -> PlanningSettings:
+    """The `planning` group, with the bound of actions for this environment."""
+    options = dict(settings["planning"])
+    limits = options.pop("max_norms")
+    return PlanningSettings(**options, max_norm=limits.get(settings["env"]["name"]))
+
+
 def build_agents(settings: dict[str, Any], models: list[LoadedWorldModel]) -> dict[str, list[Agent]]:
     """The agents that were asked for, by name and training seed.
 
     Raises:
         ValueError: for an unknown agent, or one that lacks its run.
     """
-    planning = PlanningSettings(**settings["planning"])
+    planning = planning_settings(settings)
     block = settings["oracle"]["block"] or (models[0].block if models else DEFAULT_BLOCK)
     families: dict[str, list[Agent]] = {}
     for name in settings["agents"]:
@@ -114,7 +121,7 @@ def diagnostics(
     return [
         diagnose(
             m.model, one, problems, block=m.block, window=m.window, device=settings["device"],
-            planning=PlanningSettings(**settings["planning"]), blocks=settings["planning"]["planner"]["horizon"],
+            planning=planning_settings(settings), blocks=settings["planning"]["planner"]["horizon"],
         )
         for m in models
     ]  # fmt: skip

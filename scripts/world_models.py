@@ -85,6 +85,8 @@ def encoder(settings: Settings, shape: tuple[int, ...]) -> nn.Module:
         return PatchMLP(image_size=size, in_channels=channels, embed_dim=dim, **options)
     if name == "convnet":
         return ConvNet(image_size=size, in_channels=channels, embed_dim=dim, **options)
+    if name == "resnet18" and dim % 8:
+        raise ValueError(f"embed_dim of resnet18 is a multiple of 8, got {dim}")
     if name == "resnet18":
         return ResNet18(in_channels=channels, width=dim // 8, **options)
     return ViT(image_size=size, in_channels=channels, dim=dim, **options)
@@ -175,7 +177,12 @@ def inverse_dynamics(settings: Settings, episodes: EpisodeSource, *, seed: int) 
         hidden=settings["hidden"],
         layers=settings["layers"],
     )
-    return InverseDynamicsTask(model=known.model, head=head, max_distance=settings["max_distance"])
+    return InverseDynamicsTask(
+        model=known.model,
+        head=head,
+        max_distance=settings["max_distance"],
+        action_scale=action_scale(settings["action_scale"], episodes.action),
+    )
 
 
 def task(settings: Settings, episodes: EpisodeSource) -> SeqJEPA | JEPADynamics | InverseDynamicsTask:

@@ -113,7 +113,7 @@ class DynamicsModel(nn.Module):
         if not bool((action_scale > 0).all()):
             raise ValueError(f"the action scale must be positive, got {action_scale.tolist()}")
         self.encoder, self.predictor = encoder, predictor
-        self.goal_code = goal_code or nn.Identity()
+        self.goal_code = goal_code or nn.Flatten()
         self.register_buffer("action_scale", action_scale.float())
 
     def encode(self, observations: torch.Tensor) -> torch.Tensor:

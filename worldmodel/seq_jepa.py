@@ -98,7 +98,7 @@ class SeqWorldModel(nn.Module):
         encoder: observations [N, ...] to embeddings [N, D].
         embed_dim: D.
         action_dim: A.
-        action_scale: what actions are divided by first, for those that are far from 1 in size.
+        action_scale: what actions are divided by first, a number or [A], for those that are far from 1 in size.
         action_embed: E, width of the embedded action. One linear map embeds observed and upcoming actions alike.
         condition: where actions enter; "none" is the action-free ablation.
         hidden: of the predictor.
@@ -106,13 +106,15 @@ class SeqWorldModel(nn.Module):
         aggregator: options of `Aggregator`.
     """
 
+    action_scale: torch.Tensor
+
     def __init__(
         self,
         *,
         encoder: nn.Module,
         embed_dim: int,
         action_dim: int,
-        action_scale: float = 1.0,
+        action_scale: float | torch.Tensor = 1.0,
         action_embed: int = 128,
         condition: Literal["both", "predictor", "aggregator", "none"] = "both",
         hidden: int = 1024,
@@ -122,9 +124,11 @@ class SeqWorldModel(nn.Module):
         super().__init__()
         if condition not in ("both", "predictor", "aggregator", "none"):
             raise ValueError(f"condition is both, predictor, aggregator or none, got {condition!r}")
-        if not action_scale > 0:
+        scale = torch.as_tensor(action_scale, dtype=torch.float32).expand(action_dim)
+        if not bool((scale > 0).all()):
             raise ValueError(f"the action scale must be positive, got {action_scale}")
-        self.condition, self.window, self.action_scale = condition, window, action_scale
+        self.condition, self.window = condition, window
+        self.register_buffer("action_scale", scale.clone(), persistent=False)
         self.encoder = encoder
         self.action_embedding = nn.Linear(action_dim, action_embed, bias=False)
         self.aggregator = Aggregator(embed_dim + action_embed, **aggregator)  # type: ignore[arg-type]
