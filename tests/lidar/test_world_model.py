@@ -21,6 +21,7 @@ from lidar.pretraining import Voxelizer
 from lidar.world_model import BEVWorldModel, BEVWorldModelTask, compose, ego_motion, moved
 from worldmodel.batches import EpisodeBatch, LatentState
 from worldmodel.protocols import RepresentationCollapse, Task, WorldModel
+from worldmodel.seq_jepa import SeqWorldModel
 from worldmodel.targets import EMATarget, SharedTarget
 
 GRID = BEVGrid(rows=8, columns=12, cell=1.0, origin=(0.0, -4.0))
@@ -277,3 +278,19 @@ def test_obstacles_are_what_stands_above_the_road():
 def test_errors_name_what_is_wrong(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_lidar_maps_pooled_to_vectors_are_an_encoder_of_seq_jepa() -> None:
+    maps = lidar_encoder()
+    encoder = nn.Sequential(maps, nn.AdaptiveAvgPool2d(2), nn.Flatten())
+    sweeps = clouds(2, 3, 200)
+    width = encoder(sweeps[:, 0]).shape[1]
+    model = SeqWorldModel(
+        encoder=encoder, embed_dim=width, action_dim=2, action_embed=16, layers=1, heads=2, dropout=0.0
+    ).eval()
+    z = model.encode(sweeps)
+    assert z.shape == (2, 3, width)
+    imagined = model.rollout(
+        LatentState(latents=z[:, :2], actions=torch.zeros(2, 1, 2)), torch.zeros(2, 4, 2)
+    )
+    assert imagined.shape == (2, 4, width)

@@ -20,6 +20,7 @@ from worldmodel.jepa_dynamics import (
     ResidualPredictor,
 )
 from worldmodel.nn.mlp import MLPEncoder
+from worldmodel.nn.patch_map import ConvPredictor, PatchMap
 from worldmodel.planning import GoalCost
 from worldmodel.protocols import RepresentationCollapse, Task, WorldModel
 from worldmodel.sigreg import SIGReg
@@ -198,3 +199,30 @@ def test_predictions_count_for_nothing_at_first_where_they_ramp() -> None:
     assert totals[1] - totals[0] == pytest.approx(predicted / 4)
     assert totals[2] - totals[0] == pytest.approx(predicted * 3 / 4)
     assert totals[3] == pytest.approx(totals[2])
+
+
+@pytest.mark.parametrize("code", [True, False])
+def test_maps_of_codes_train_with_and_without_a_goal_code(code: bool) -> None:
+    torch.manual_seed(0)
+    model = DynamicsModel(
+        encoder=PatchMap(image_size=(10, 15), in_channels=1, embed_dim=4, hidden=8),
+        predictor=ConvPredictor(4, A, hidden=6),
+        action_scale=torch.ones(A),
+        goal_code=GoalCode(24, C) if code else None,
+    )
+    made = JEPADynamics(model=model, dim=24, action_dim=A, code_dim=C if code else None)
+    draw = torch.Generator().manual_seed(0)
+    batch = EpisodeBatch(
+        observations=torch.rand(6, 3, 1, 10, 15, generator=draw),
+        actions=torch.randn(6, 2, A, generator=draw),
+        seeds=tuple(range(6)),
+    )
+    loss = made.training_step(batch, 0)
+    loss.total.backward()
+    assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in made.parameters())
+    assert made.eval().monitors([batch])["copy_last_ratio_2"] > 0
+    check_world_model(made.model, EpisodeBatch(
+        observations=torch.rand(3, 5, 1, 10, 15), actions=torch.randn(3, 4, A), seeds=(0, 1, 2)
+    ))  # fmt: skip
+    cost = GoalCost.from_observations(made.model, batch.observations[:, 0], reduce="min")
+    assert cost(torch.rand(6, 2, 3, 4, 2, 3), torch.zeros(6, 2, 3, A)).shape == (6, 2)
