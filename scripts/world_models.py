@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from runs import locate
 from torch import nn
 
 from envs.episodes import ActionBlocks, ActionSpec, EpisodeSource
 from envs.point_maze import PointMazeEpisodes
 from envs.push_t import PushTEpisodes
 from envs.two_rooms import TwoRoomsEpisodes
-from runs import locate
 from worldmodel.jepa_dynamics import (
     DynamicsModel,
     DynamicsWeights,
