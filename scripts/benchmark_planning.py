@@ -28,6 +28,8 @@ import torch
 from torch import nn
 
 from worldmodel.batches import LatentState
+from worldmodel.jepa_dynamics import DynamicsModel
+from worldmodel.nn.dynamics import RecurrentPredictor, ResidualPredictor
 from worldmodel.planning import CEM, ActionBounds, GoalCost
 from worldmodel.training.checkpoints import write_json
 from worldmodel.training.provenance import provenance
@@ -38,75 +40,38 @@ ITERATIONS, ELITES = 10, 30
 CASES = [(1, 100, 5), (1, 300, 5), (8, 300, 5)]
 
 
-class Residual(nn.Module):
-    """z' = z + MLP(z, a): a latent dynamics of two hidden layers."""
-
-    def __init__(self, dim: int, action_dim: int, hidden: int) -> None:
-        super().__init__()
-        self.net = nn.Sequential(
-            nn.Linear(dim + action_dim, hidden),
-            nn.ReLU(),
-            nn.Linear(hidden, hidden),
-            nn.ReLU(),
-            nn.Linear(hidden, dim),
-        )
-
-    def forward(self, z: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
-        return z + self.net(torch.cat([z, action], dim=-1))
-
-
-class Recurrent(nn.Module):
-    """z' = GRU(a, z)."""
-
-    def __init__(self, dim: int, action_dim: int, hidden: int) -> None:
-        super().__init__()
-        self.cell = nn.GRUCell(action_dim, dim)
-
-    def forward(self, z: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
-        return self.cell(action, z)
-
-
-MODELS: dict[str, tuple[type[nn.Module], int, int, int]] = {
-    "MLP 32-64-64": (Residual, 32, 2, 64),
-    "GRU 64": (Recurrent, 64, 2, 64),
-    "MLP 192-256-256": (Residual, 192, 10, 256),
+MODELS: dict[str, tuple[type[ResidualPredictor] | type[RecurrentPredictor], int, int, int]] = {
+    "residual 32-64-64": (ResidualPredictor, 32, 2, 64),
+    "recurrent 64": (RecurrentPredictor, 64, 2, 64),
+    "residual 192-256-256": (ResidualPredictor, 192, 10, 256),
 }
 
 
-def imagine(dynamics: nn.Module, z: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
-    """Latents [N, H, D] from z [N, D] and actions [N, H, A]: the one rollout of both planners."""
-    latents = []
-    for action in actions.unbind(1):
-        z = dynamics(z, action)
-        latents.append(z)
-    return torch.stack(latents, dim=1)
-
-
-class OurModel(nn.Module):
-    """`WorldModel` around a dynamics."""
-
-    def __init__(self, dynamics: nn.Module) -> None:
-        super().__init__()
-        self.dynamics = dynamics
-
-    def encode(self, observations: torch.Tensor) -> torch.Tensor:
-        return observations
-
-    def rollout(self, state: LatentState, future: torch.Tensor) -> torch.Tensor:
-        return imagine(self.dynamics, state.latents[:, -1], future)
-
-
 class PeerModel(nn.Module):
-    """The peer's `Costable` around a dynamics: mean squared distance of the last latent to the goal."""
+    """The peer's `Costable` around the same model: mean squared distance of the last latent to the goal.
 
-    def __init__(self, dynamics: nn.Module) -> None:
+    Args:
+        shared: with this project's `rollout_candidates`; else with `rollout`, as every model has it.
+    """
+
+    def __init__(self, model: DynamicsModel, *, shared: bool) -> None:
         super().__init__()
-        self.dynamics = dynamics
+        self.model, self.shared = model, shared
 
     def get_cost(self, info: dict[str, torch.Tensor], candidates: torch.Tensor) -> torch.Tensor:
         batch, count = candidates.shape[:2]
-        last = imagine(self.dynamics, info["latent"].flatten(0, 1), candidates.flatten(0, 1))[:, -1]
-        return (last.view(batch, count, -1) - info["goal"]).square().mean(-1)
+        z = info["latent"]  # [B, K, D], repeated by the solver
+        if self.shared:
+            last = self.model.rollout_candidates(state_of(z[:, 0], candidates), candidates)[:, :, -1]
+        else:
+            state = state_of(z.flatten(0, 1), candidates)
+            last = self.model.rollout(state, candidates.flatten(0, 1))[:, -1].view(batch, count, -1)
+        return (last - info["goal"]).square().mean(-1)
+
+
+def state_of(z: torch.Tensor, actions: torch.Tensor) -> LatentState:
+    """Of latents [N, D] and no action yet."""
+    return LatentState(latents=z.unsqueeze(1), actions=z.new_zeros(len(z), 0, actions.shape[-1]))
 
 
 def peer_solver(folder: Path) -> Any:
@@ -122,14 +87,13 @@ def peer_solver(folder: Path) -> Any:
 
 
 def our_call(
-    dynamics: nn.Module, z: torch.Tensor, goal: torch.Tensor, case: tuple[int, int, int], a: int
+    model: DynamicsModel, z: torch.Tensor, goal: torch.Tensor, case: tuple[int, int, int], a: int
 ) -> Any:
     _, samples, horizon = case
     planner = CEM(
         bounds=ActionBounds(low=-torch.ones(a), high=torch.ones(a)),
         horizon=horizon, samples=samples, elites=ELITES, iterations=ITERATIONS, spread=1.0, execute_mean=True,
     )  # fmt: skip
-    model = OurModel(dynamics).eval()
     state = LatentState(latents=z.unsqueeze(1), actions=z.new_zeros(len(z), 0, a))
     cost, seeds = GoalCost(goal=goal, reduce="last"), range(len(z))
     return lambda step: planner.plan(model, state, cost, seeds=seeds, step=step).actions
@@ -137,19 +101,20 @@ def our_call(
 
 def peer_call(
     solver: Any,
-    dynamics: nn.Module,
+    model: DynamicsModel,
     z: torch.Tensor,
     goal: torch.Tensor,
     case: tuple[int, int, int],
     a: int,
+    *,
     batch: int,
+    shared: bool,
 ) -> Any:
     from gymnasium.spaces import Box
 
     envs, samples, horizon = case
-    cem = solver(
-        PeerModel(dynamics).eval(), batch_size=batch, num_samples=samples, n_steps=ITERATIONS, topk=ELITES
-    )
+    costs = PeerModel(model, shared=shared).eval()
+    cem = solver(costs, batch_size=batch, num_samples=samples, n_steps=ITERATIONS, topk=ELITES)
     config = types.SimpleNamespace(horizon=horizon, action_block=1)
     cem.configure(action_space=Box(-1, 1, (envs, a), np.float32), n_envs=envs, config=config)
 
@@ -164,13 +129,20 @@ def measure(name: str, case: tuple[int, int, int], solver: Any, repeats: int) ->
     """Seconds per decision of each planner, taking turns."""
     kind, dim, action_dim, hidden = MODELS[name]
     torch.manual_seed(0)  # the model's weights; planners have generators of their own
-    dynamics = kind(dim, action_dim, hidden).eval().requires_grad_(False)
+    predictor = kind(dim, action_dim, hidden=hidden)
+    model = DynamicsModel(encoder=nn.Identity(), predictor=predictor, action_scale=torch.ones(action_dim))
+    model = model.eval().requires_grad_(False)
     envs, samples, horizon = case
     z, goal = torch.randn(2, envs, dim)
-    calls: dict[str, Callable[[int], torch.Tensor]] = {OURS: our_call(dynamics, z, goal, case, action_dim)}
+    calls: dict[str, Callable[[int], torch.Tensor]] = {OURS: our_call(model, z, goal, case, action_dim)}
     if solver is not None:
         for batch in sorted({1, envs}):
-            calls[f"{PEER}, batch {batch}"] = peer_call(solver, dynamics, z, goal, case, action_dim, batch)
+            calls[f"{PEER}, batch {batch}"] = peer_call(
+                solver, model, z, goal, case, action_dim, batch=batch, shared=False
+            )
+        calls[f"{PEER}, batch {envs}, this project's rollouts"] = peer_call(
+            solver, model, z, goal, case, action_dim, batch=envs, shared=True
+        )
     seconds: dict[str, list[float]] = {key: [] for key in calls}
     reached: dict[str, float] = {}
     for turn in range(repeats + 2):
@@ -181,7 +153,7 @@ def measure(name: str, case: tuple[int, int, int], solver: Any, repeats: int) ->
             taken = time.process_time() - began
             if turn >= 2:  # the first turns warm up
                 seconds[key].append(taken)
-            last = imagine(dynamics, z, actions)[:, -1]
+            last = model.rollout(state_of(z, actions), actions)[:, -1]
             reached[key] = float((last - goal).square().mean())
     work = envs * samples * horizon * ITERATIONS
     ours = statistics.median(seconds[OURS])
@@ -213,10 +185,12 @@ def table(result: dict[str, Any]) -> str:
         lines.append("| " + " | ".join([*cells, f"{row['time_over_ours']:.2f}"]) + " |")
     repeats, peer = result["repeats"], result["peer"] or "(not installed)"
     text = [
+        "Models: `ResidualPredictor` and `RecurrentPredictor`, numbers of latent and hidden units.",
         f"CEM, {ITERATIONS} iterations, {ELITES} elites; CPU time of one thread, medians of {repeats} decisions.",
         f"A decision is for all environments. Peer: {PEER} {peer}, its `solver` imported without the rest of",
         "the package. Here every candidate is projected into the action bounds and the books are kept; the peer",
-        "does neither.",
+        "does neither. It hands a model latents that are repeated for every candidate, and is measured with the model's",
+        "`rollout` and with this project's `rollout_candidates`, which shares what candidates have in common.",
     ]
     return "\n".join([*lines, "", *text, ""])
 
@@ -241,7 +215,7 @@ def main() -> None:
     for name in MODELS:
         for case in CASES:
             rows += measure(name, case, solver, arguments.repeats)
-            for row in rows[-3:]:
+            for row in rows[-4:]:
                 print({k: v for k, v in row.items() if k != "final_cost"}, flush=True)
     result = {"cases": rows, "repeats": arguments.repeats, "peer": version, **provenance()}
     # Where the peer is installed is nobody's business.

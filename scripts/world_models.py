@@ -19,11 +19,10 @@ from worldmodel.jepa_dynamics import (
     DynamicsWeights,
     GoalCode,
     JEPADynamics,
-    RecurrentPredictor,
-    ResidualPredictor,
 )
 from worldmodel.lejepa import LeJEPA
 from worldmodel.nn.convnet import ConvNet
+from worldmodel.nn.dynamics import RecurrentPredictor, ResidualPredictor
 from worldmodel.nn.mlp import MLPEncoder
 from worldmodel.nn.patch_map import ConvPredictor, PatchMap
 from worldmodel.nn.patch_mlp import PatchMLP

@@ -15,7 +15,8 @@ def check_world_model(
     - an observation's latent depends on that observation alone;
     - imagining H steps equals imagining them one after another;
     - imagined rows depend on their own state and actions alone, and not on later actions;
-    - rollouts are differentiable in the actions and leave the state as it was.
+    - rollouts are differentiable in the actions and leave the state as it was;
+    - `rollout_candidates`, where the model has it, equals `rollout` of the repeated state.
 
     Args:
         batch: 2 or more stretches of 4 or more observations that differ.
@@ -83,6 +84,12 @@ def _check_rollout(
     single = LatentState(latents=state.latents[:1], actions=state.actions[:1])
     if not _close(model.rollout(single, future[:1]), imagined[:1], tolerance):
         raise ValueError("rollout: a row depends on the other rows of the batch")
+    together = getattr(model, "rollout_candidates", None)
+    if together is not None:
+        candidates = torch.stack([future, future.flip(0), -future], dim=1)
+        repeated = model.rollout(state.repeat(3), candidates.flatten(0, 1)).unflatten(0, (len(state), 3))
+        if not _close(together(state, candidates), repeated, tolerance):
+            raise ValueError("rollout_candidates: differs from rollout of the repeated state")
 
 
 def _check_gradient(model: WorldModel, state: LatentState, future: torch.Tensor) -> None:

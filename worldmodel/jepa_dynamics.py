@@ -22,50 +22,6 @@ from worldmodel.regularizers import covariance_term, variance_term
 from worldmodel.sigreg import SIGReg
 
 
-class RecurrentPredictor(nn.Module):
-    """z' = GRU(action, z): a gate per latent dimension decides what an action changes.
-
-    Args:
-        dim: D of the latents, which are the hidden state.
-        action_dim: A.
-        hidden: width of the action's embedding.
-    """
-
-    def __init__(self, dim: int, action_dim: int, *, hidden: int = 256) -> None:
-        super().__init__()
-        self.embed = nn.Sequential(nn.Linear(action_dim, hidden), nn.ReLU(), nn.Linear(hidden, hidden))
-        self.cell = nn.GRUCell(hidden, dim)
-
-    def forward(self, z: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
-        """Next latents [N, D] of latents [N, D] and actions [N, A]."""
-        return self.cell(self.embed(action), z)
-
-
-class ResidualPredictor(nn.Module):
-    """z' = z + f([z, a]) with a two-layer perceptron f.
-
-    Args:
-        dim: D of the latents.
-        action_dim: A.
-        hidden: width of f.
-    """
-
-    def __init__(self, dim: int, action_dim: int, *, hidden: int = 512) -> None:
-        super().__init__()
-        self.change = nn.Sequential(
-            nn.Linear(dim + action_dim, hidden),
-            nn.LayerNorm(hidden),
-            nn.ReLU(),
-            nn.Linear(hidden, hidden),
-            nn.ReLU(),
-            nn.Linear(hidden, dim),
-        )
-
-    def forward(self, z: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
-        """Next latents [N, D] of latents [N, D] and actions [N, A]."""
-        return z + self.change(torch.cat([z, action], dim=-1))
-
-
 class GoalCode(nn.Sequential):
     """A short code of a latent in which distances to a goal are measured: Linear-ReLU-Linear-BatchNorm.
 
@@ -94,7 +50,8 @@ class DynamicsModel(nn.Module):
 
     Args:
         encoder: observations [N, ...] to latents [N, D], or to maps [N, C, h, w].
-        predictor: latents and scaled actions [N, A] to the next latents.
+        predictor: latents and scaled actions [N, A] to the next latents; for planners also `imagine`, see
+            `worldmodel.nn.dynamics`.
         action_scale: [A], what an action is divided by before the predictor sees it.
         goal_code: latents [N, D] to the code [N, C]; the latent itself without.
     """
@@ -131,6 +88,16 @@ class DynamicsModel(nn.Module):
             z = self.step(z, action)
             imagined.append(z)
         return torch.stack(imagined, dim=1)
+
+    def rollout_candidates(self, state: LatentState, candidates: torch.Tensor) -> torch.Tensor:
+        """Imagined latents [B, K, H, D] for K candidates [B, K, H, A] per row of the state, without gradients.
+
+        What a planner calls. Equal to `rollout` of the repeated state up to rounding.
+        """
+        imagined: torch.Tensor = self.predictor.imagine(  # type: ignore[operator]
+            state.latents[:, -1], candidates / self.action_scale
+        )
+        return imagined
 
 
 @dataclass(frozen=True, kw_only=True)

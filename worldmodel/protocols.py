@@ -45,7 +45,11 @@ class MaskSampler(Protocol):
 
 @runtime_checkable
 class WorldModel(Protocol):
-    """What planners and evaluations see of a world model."""
+    """What planners and evaluations see of a world model.
+
+    A model may also have `rollout_candidates(state, candidates [B, K, H, A]) -> [B, K, H, ...]`, without gradients: the
+    same as `rollout` for K candidates per row of the state, which share where they start. Planners use it for speed.
+    """
 
     def encode(self, observations: torch.Tensor) -> torch.Tensor:
         """Latents [B, T, ...] of observations [B, T, ...], each from its own observation alone."""

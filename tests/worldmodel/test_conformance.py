@@ -59,9 +59,24 @@ class Broken(Linear):
         return imagined
 
 
+class Together(Broken):
+    """Candidates of an environment imagined together."""
+
+    def rollout_candidates(self, state: LatentState, candidates: torch.Tensor) -> torch.Tensor:
+        batch, count = candidates.shape[:2]
+        imagined = self.rollout(state.repeat(count), candidates.flatten(0, 1)).unflatten(0, (batch, count))
+        return imagined.flip(1) if self.fault == "mixed up" else imagined
+
+
 def test_models_that_keep_the_contract_pass() -> None:
     check_world_model(Broken(), batch(2, 2))
     check_world_model(seq_world_model(), batch(6, 4))
+    check_world_model(Together(), batch(2, 2))
+
+
+def test_candidates_imagined_together_are_those_imagined_alone() -> None:
+    with pytest.raises(ValueError, match="rollout_candidates: differs"):
+        check_world_model(Together("mixed up"), batch(2, 2))
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,8 @@ from worldmodel.jepa_dynamics import (
     DynamicsWeights,
     GoalCode,
     JEPADynamics,
-    RecurrentPredictor,
-    ResidualPredictor,
 )
+from worldmodel.nn.dynamics import RecurrentPredictor, ResidualPredictor
 from worldmodel.nn.mlp import MLPEncoder
 from worldmodel.nn.patch_map import ConvPredictor, PatchMap
 from worldmodel.planning import GoalCost

@@ -78,3 +78,15 @@ class ConvPredictor(nn.Module):
         """Next maps [N, C, h, w] of maps and actions [N, A]."""
         told = self.told(action)[:, :, None, None]
         return z + self.body(torch.relu(self.read(z.contiguous(memory_format=torch.channels_last)) + told))
+
+    @torch.no_grad()
+    def imagine(self, z: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
+        """Maps [B, K, H, C, h, w] that K candidates [B, K, H, A] lead to from maps [B, C, h, w]."""
+        batch, count = actions.shape[:2]
+        first, *later = actions.flatten(0, 1).unbind(1)
+        read = self.read(z.contiguous(memory_format=torch.channels_last)).repeat_interleave(count, 0)
+        now = z.repeat_interleave(count, 0) + self.body(read.add_(self.told(first)[:, :, None, None]).relu_())
+        maps = [now]
+        for action in later:
+            maps.append(now := self(now, action))
+        return torch.stack(maps, dim=1).unflatten(0, (batch, count))

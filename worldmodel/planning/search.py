@@ -68,12 +68,15 @@ class Evaluator:
 
     def _part(self, candidates: torch.Tensor) -> torch.Tensor:
         batch, count = candidates.shape[:2]
-        if count not in self._repeated:
-            self._repeated[count] = self.state.repeat(count)
-        imagined = self.model.rollout(
-            self._repeated[count], candidates.reshape(batch * count, *candidates.shape[2:])
-        )
-        costs = self.cost(imagined.reshape(batch, count, *imagined.shape[1:]), candidates)
+        together = getattr(self.model, "rollout_candidates", None)
+        if together is not None and not (torch.is_grad_enabled() and candidates.requires_grad):
+            imagined = together(self.state, candidates)
+        else:
+            if count not in self._repeated:
+                self._repeated[count] = self.state.repeat(count)
+            flat = candidates.reshape(batch * count, *candidates.shape[2:])
+            imagined = self.model.rollout(self._repeated[count], flat).unflatten(0, (batch, count))
+        costs = self.cost(imagined, candidates)
         if costs.shape != (batch, count):
             raise ValueError(
                 f"a cost must be [B, K] = {(batch, count)}, got {tuple(costs.shape)}: reduce over the horizon"

@@ -1,0 +1,94 @@
+"""Predictors of vector latents: z' from z and an action.
+
+`forward` is for training. `imagine` is the same network for planners, without gradients: the candidates of an
+environment share the latent they start from, so what depends on it alone is computed once, and every step writes into
+the memory of the one before.
+"""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+class RecurrentPredictor(nn.Module):
+    """z' = GRU(action, z): a gate per latent dimension decides what an action changes.
+
+    Args:
+        dim: D of the latents, which are the hidden state.
+        action_dim: A.
+        hidden: width of the action's embedding.
+    """
+
+    def __init__(self, dim: int, action_dim: int, *, hidden: int = 256) -> None:
+        super().__init__()
+        self.embed = nn.Sequential(nn.Linear(action_dim, hidden), nn.ReLU(), nn.Linear(hidden, hidden))
+        self.cell = nn.GRUCell(hidden, dim)
+
+    def forward(self, z: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
+        """Next latents [N, D] of latents [N, D] and actions [N, A]."""
+        return self.cell(self.embed(action), z)
+
+    @torch.no_grad()
+    def imagine(self, z: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
+        """Latents [B, K, H, D] that K candidates [B, K, H, A] lead to from latents [B, D]."""
+        batch, count, horizon = actions.shape[:3]
+        rows, dim = batch * count, z.shape[1]
+        told = self.embed(actions.permute(2, 0, 1, 3).reshape(horizon * rows, -1))
+        told = torch.addmm(self.cell.bias_ih, told, self.cell.weight_ih.t()).view(horizon, rows, -1)
+        read, bias = self.cell.weight_hh.t(), self.cell.bias_hh
+        out, seen = z.new_empty(horizon, rows, dim), z.new_empty(rows, 3 * dim)
+        seen.view(batch, count, -1).copy_(torch.addmm(bias, z, read).unsqueeze(1).expand(-1, count, -1))
+        now = z.unsqueeze(1).expand(-1, count, -1).reshape(rows, dim)
+        for t in range(horizon):
+            if t:
+                torch.addmm(bias, now, read, out=seen)
+            gates = told[t, :, : 2 * dim].add_(seen[:, : 2 * dim]).sigmoid_()
+            fresh = told[t, :, 2 * dim :].addcmul_(gates[:, :dim], seen[:, 2 * dim :]).tanh_()
+            now = torch.lerp(fresh, now, gates[:, dim:], out=out[t])
+        return out.unflatten(1, (batch, count)).permute(1, 2, 0, 3)
+
+
+class ResidualPredictor(nn.Module):
+    """z' = z + f([z, a]) with a three-layer perceptron f.
+
+    Args:
+        dim: D of the latents.
+        action_dim: A.
+        hidden: width of f.
+    """
+
+    def __init__(self, dim: int, action_dim: int, *, hidden: int = 512) -> None:
+        super().__init__()
+        self.change = nn.Sequential(
+            nn.Linear(dim + action_dim, hidden),
+            nn.LayerNorm(hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, dim),
+        )
+
+    def forward(self, z: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
+        """Next latents [N, D] of latents [N, D] and actions [N, A]."""
+        return z + self.change(torch.cat([z, action], dim=-1))
+
+    @torch.no_grad()
+    def imagine(self, z: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
+        """Latents [B, K, H, D] that K candidates [B, K, H, A] lead to from latents [B, D]."""
+        batch, count, horizon = actions.shape[:3]
+        rows, dim = batch * count, z.shape[1]
+        first, norm, _, second, _, last = self.change
+        of_latent, of_action, width = first.weight[:, :dim].t(), first.weight[:, dim:].t(), first.out_features
+        out = z.new_empty(horizon, rows, dim)
+        inner, outer = z.new_empty(rows, width), z.new_empty(rows, width)
+        now = z.unsqueeze(1).expand(-1, count, -1).reshape(rows, dim)
+        for t, action in enumerate(actions.flatten(0, 1).unbind(1)):
+            torch.addmm(first.bias, action, of_action, out=inner)
+            if t:
+                inner.addmm_(now, of_latent)
+            else:
+                inner.view(batch, count, width).add_((z @ of_latent).unsqueeze(1))
+            normed = F.layer_norm(inner, norm.normalized_shape, norm.weight, norm.bias, norm.eps).relu_()
+            torch.addmm(second.bias, normed, second.weight.t(), out=outer)
+            now = torch.addmm(last.bias, outer.relu_(), last.weight.t(), out=out[t]).add_(now)
+        return out.unflatten(1, (batch, count)).permute(1, 2, 0, 3)
