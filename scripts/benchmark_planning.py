@@ -189,8 +189,8 @@ def table(result: dict[str, Any]) -> str:
         f"CEM, {ITERATIONS} iterations, {ELITES} elites; CPU time of one thread, medians of {repeats} decisions.",
         f"A decision is for all environments. Peer: {PEER} {peer}, its `solver` imported without the rest of",
         "the package. Here every candidate is projected into the action bounds and the books are kept; the peer",
-        "does neither. It hands a model latents that are repeated for every candidate, and is measured with the model's",
-        "`rollout` and with this project's `rollout_candidates`, which shares what candidates have in common.",
+        "does neither. It hands a model latents that are repeated for every candidate, and is measured with the",
+        "model's `rollout` and with its `rollout_candidates`, which shares what candidates have in common.",
     ]
     return "\n".join([*lines, "", *text, ""])
 

@@ -7,7 +7,6 @@ the memory of the one before.
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 
 class RecurrentPredictor(nn.Module):
@@ -77,7 +76,9 @@ class ResidualPredictor(nn.Module):
         """Latents [B, K, H, D] that K candidates [B, K, H, A] lead to from latents [B, D]."""
         batch, count, horizon = actions.shape[:3]
         rows, dim = batch * count, z.shape[1]
-        first, norm, _, second, _, last = self.change
+        first, second, last = (layer for layer in self.change if isinstance(layer, nn.Linear))
+        norm = self.change[1]
+        assert isinstance(norm, nn.LayerNorm)
         of_latent, of_action, width = first.weight[:, :dim].t(), first.weight[:, dim:].t(), first.out_features
         out = z.new_empty(horizon, rows, dim)
         inner, outer = z.new_empty(rows, width), z.new_empty(rows, width)
@@ -88,7 +89,7 @@ class ResidualPredictor(nn.Module):
                 inner.addmm_(now, of_latent)
             else:
                 inner.view(batch, count, width).add_((z @ of_latent).unsqueeze(1))
-            normed = F.layer_norm(inner, norm.normalized_shape, norm.weight, norm.bias, norm.eps).relu_()
+            normed = norm(inner).relu_()
             torch.addmm(second.bias, normed, second.weight.t(), out=outer)
             now = torch.addmm(last.bias, outer.relu_(), last.weight.t(), out=out[t]).add_(now)
         return out.unflatten(1, (batch, count)).permute(1, 2, 0, 3)
