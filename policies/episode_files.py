@@ -15,27 +15,25 @@ class EpisodeFileError(RuntimeError):
 
 
 class EpisodeFile:
-    """JSON lines: first what was evaluated and how, then one episode per line.
+    """JSON lines: first what was evaluated, how and with which code, then one episode per line. Where other code went
+    on with the file, a line names its commit.
 
     Args:
-        header: what the file must have been written for; made the first line of a new file.
+        header: what the file must have been written for; the first line of a new file, written with its first episodes.
+        commit: of this code.
 
     Raises:
         EpisodeFileError: if the file is of another evaluation.
     """
 
-    def __init__(self, path: Path, *, header: dict[str, Any]) -> None:
-        self.path = path
-        header = json.loads(json.dumps(header))
-        if not path.is_file() or path.stat().st_size == 0:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._write([header], mode="w")
-            return
-        before = self._lines()[0]
-        old, new = flatten(before), flatten(header)
+    def __init__(self, path: Path, *, header: dict[str, Any], commit: str) -> None:
+        self.path, self.commit = path, commit
+        self.header = json.loads(json.dumps({**header, "commit": commit}))
+        lines = self._lines()
+        old, new = flatten(lines[0] if lines else self.header), flatten(self.header)
         changed = [
             f"{key}: {old.get(key, 'absent')!r} -> {new.get(key, 'absent')!r}"
-            for key in sorted(old.keys() | new.keys())
+            for key in sorted((old.keys() | new.keys()) - {"commit"}, key=_fingerprints_first)
             if old.get(key) != new.get(key)
         ]
         if changed:
@@ -52,23 +50,35 @@ class EpisodeFile:
             EpisodeFileError: if a line other than the last, which a crash may cut, cannot be read.
         """
         try:
-            return [Episode.from_json(line) for line in self._lines()[1:]]
+            return [Episode.from_json(line) for line in self._lines()[1:] if "commit" not in line]
         except (TypeError, KeyError) as error:
             raise EpisodeFileError(
                 f"{self.path} was written by another version ({error}): delete it to evaluate anew"
             ) from error
 
-    def append(self, episodes: Iterable[Episode]) -> None:
-        self._write([e.json() for e in episodes], mode="a")
+    def commits(self) -> tuple[str, ...]:
+        """Of the code that made the episodes, first to last."""
+        lines = self._lines()
+        first = [line.get("commit", "unknown") for line in lines[:1]]
+        return (*first, *(line["commit"] for line in lines[1:] if "commit" in line))
 
-    def _write(self, lines: Iterable[dict[str, Any]], *, mode: str) -> None:
-        with self.path.open(mode) as file:
+    def append(self, episodes: Iterable[Episode]) -> None:
+        before, begin = self.commits(), []
+        if not before:
+            begin = [self.header]
+        elif before[-1] != self.commit:
+            begin = [{"commit": self.commit}]
+        self._write([*begin, *(e.json() for e in episodes)])
+
+    def _write(self, lines: Iterable[dict[str, Any]]) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a") as file:
             file.write("".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines))
             file.flush()
             os.fsync(file.fileno())
 
     def _lines(self) -> list[dict[str, Any]]:
-        whole = self.path.read_text()
+        whole = self.path.read_text() if self.path.is_file() else ""
         complete, _, torn = whole.rpartition("\n")
         if torn:  # a crash in the middle of a line
             self.path.write_text(complete + "\n" if complete else "")
@@ -77,6 +87,11 @@ class EpisodeFile:
             parsed = [json.loads(line) for line in lines]
         except ValueError as error:
             raise EpisodeFileError(f"{self.path} is damaged ({error}): delete it to evaluate anew") from error
-        if not parsed or not isinstance(parsed[0], dict) or "agent" not in parsed[0]:
+        if parsed and not (isinstance(parsed[0], dict) and "agent" in parsed[0]):
             raise EpisodeFileError(f"{self.path} does not begin with what was evaluated: delete it")
         return parsed
+
+
+def _fingerprints_first(key: str) -> tuple[bool, str]:
+    """Order of what an error lists: another model explains most other differences."""
+    return not key.endswith("fingerprint"), key

@@ -14,8 +14,9 @@ import numpy as np
 from tqdm import tqdm
 
 from envs.goals import GoalEnv, Problem, Split, trivially_solved
-from policies.episode_files import EpisodeFile
+from policies.episode_files import EpisodeFile, EpisodeFileError
 from policies.rollouts import Agent, Budget, Episode, batches, rollout
+from worldmodel.training.provenance import code_commit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +72,7 @@ class EvaluationResult:
         runs: episodes by agent, and within it by training seed; in the order of the protocol's seeds.
         inputs: what each agent reads.
         settings: the whole configuration of the command, and what made the agents.
+        commits: of the code that made the episodes, first to last; several if an evaluation was continued.
     """
 
     protocol: Protocol
@@ -79,6 +81,7 @@ class EvaluationResult:
     runs: dict[str, tuple[tuple[Episode, ...], ...]]
     inputs: dict[str, str] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
+    commits: tuple[str, ...] = ()
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -106,6 +109,7 @@ class EvaluationResult:
             "runs": {name: [[e.json() for e in run] for run in runs] for name, runs in self.runs.items()},
             "inputs": self.inputs,
             "settings": self.settings,
+            "commits": list(self.commits),
         }
 
     @classmethod
@@ -120,6 +124,7 @@ class EvaluationResult:
             },
             inputs=content["inputs"],
             settings=content["settings"],
+            commits=tuple(content["commits"]),
         )
 
 
@@ -146,8 +151,10 @@ def evaluate(
     Raises:
         ValueError: if no problem is left.
         AgentError: an agent does not fit.
-        EpisodeFileError: the folder holds episodes of another evaluation.
+        EpisodeFileError: the folder holds episodes of another evaluation, or of another model; before anything is run.
     """
+    commit = code_commit()
+    files = {} if folder is None else _files(agents, folder, protocol=protocol, commit=commit)
     probe = make_env()
     everything = [probe.problem(seed, protocol.split) for seed in protocol.seeds]
     trivial = {p.seed for p in everything if trivially_solved(probe, p)}
@@ -159,9 +166,10 @@ def evaluate(
     runs: dict[str, tuple[tuple[Episode, ...], ...]] = {}
     with tqdm(total=total, unit="step", smoothing=0.05, disable=not progress) as bar:
         for name, family in agents.items():
+            names = _run_names(name, family)
             runs[name] = tuple(
-                _run(agent, f"{name}_{i}" if len(family) > 1 else name, envs, problems, protocol, folder, bar)
-                for i, agent in enumerate(family)
+                _run(agent, run, envs, problems, protocol, files.get(run), bar)
+                for run, agent in zip(names, family, strict=True)
             )
     return EvaluationResult(
         protocol=protocol,
@@ -170,7 +178,41 @@ def evaluate(
         runs=runs,
         inputs={name: family[0].inputs for name, family in agents.items()},
         settings=dict(settings or {}),
+        commits=tuple(dict.fromkeys(c for f in files.values() for c in f.commits())) or (commit,),
     )
+
+
+def check_nothing_left_out(agents: Mapping[str, Sequence[Agent]], folder: Path) -> None:
+    """Refuse a folder with episodes of agents that an evaluation leaves out: its results would replace theirs.
+
+    Raises:
+        EpisodeFileError: naming the files.
+    """
+    own = {run for name, family in agents.items() for run in _run_names(name, family)}
+    others = sorted(path.name for path in folder.glob("*.jsonl") if path.stem not in own)
+    if others:
+        raise EpisodeFileError(
+            f"{folder} also holds {', '.join(others)}, which the results of {', '.join(agents)} would leave out: name "
+            f"all agents and runs (finished episodes are read, not run again), choose another folder with out=DIR, or "
+            f"delete the files"
+        )
+
+
+def _run_names(name: str, family: Sequence[Agent]) -> list[str]:
+    """Of an agent's runs, one per training seed, and of their files."""
+    return [f"{name}_{i}" for i in range(len(family))] if len(family) > 1 else [name]
+
+
+def _files(
+    agents: Mapping[str, Sequence[Agent]], folder: Path, *, protocol: Protocol, commit: str
+) -> dict[str, EpisodeFile]:
+    """Where each run of each agent keeps its episodes, by the name of the run."""
+    files = {}
+    for name, family in agents.items():
+        for run, agent in zip(_run_names(name, family), family, strict=True):
+            header = {**protocol.json(), "agent": run, "settings": getattr(agent, "settings", {})}
+            files[run] = EpisodeFile(folder / f"{run}.jsonl", header=header, commit=commit)
+    return files
 
 
 def _run(
@@ -179,15 +221,11 @@ def _run(
     envs: Sequence[GoalEnv],
     problems: Sequence[Problem],
     protocol: Protocol,
-    folder: Path | None,
+    file: EpisodeFile | None,
     bar: "tqdm[Any]",
 ) -> tuple[Episode, ...]:
     """All episodes of one agent, those of its file first. Batches are never split, so that a continued evaluation
     makes the same numbers, to the last bit, as one that was never stopped."""
-    file = None
-    if folder is not None:
-        header = {**protocol.json(), "agent": name, "settings": getattr(agent, "settings", {})}
-        file = EpisodeFile(folder / f"{name}.jsonl", header=header)
     done = {e.seed: e for e in file.read()} if file else {}
     bar.set_description(name)
     for indices in batches(len(problems), protocol.batch):

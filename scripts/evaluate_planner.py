@@ -17,6 +17,7 @@ from typing import Any
 import hydra
 import torch
 from omegaconf import DictConfig, OmegaConf
+from runs import locate
 from settings import USER_ERRORS
 from world_models import LoadedWorldModel, load_inverse_dynamics, load_world_model
 
@@ -25,11 +26,11 @@ from policies.baselines import NoOpAgent, RandomAgent
 from policies.diagnostics import diagnose
 from policies.environments import Environment, environment
 from policies.episode_files import EpisodeFileError
-from policies.evaluation import EvaluationResult, Protocol, evaluate
+from policies.evaluation import EvaluationResult, Protocol, check_nothing_left_out, evaluate
 from policies.report import markdown, summarise
 from policies.rollouts import Agent, AgentError, Budget
 from policies.videos import draw_paths, failures_first, frames, write_video
-from worldmodel.training.checkpoints import write_json
+from worldmodel.training.checkpoints import fingerprint, write_json
 from worldmodel.training.provenance import provenance
 
 AGENTS = ("noop", "random", "oracle", "planner", "inverse")
@@ -80,8 +81,12 @@ def build_agents(settings: dict[str, Any], models: list[LoadedWorldModel]) -> di
 
 
 def described(model: LoadedWorldModel) -> dict[str, Any]:
-    """What is stored of a trained model."""
-    return {"model": model.settings, "checkpoint": str(model.checkpoint)}
+    """What is stored of a trained model: how it was made, and which weights exactly."""
+    return {"model": model.settings, **identified(model.checkpoint)}
+
+
+def identified(checkpoint: Path) -> dict[str, str]:
+    return {"checkpoint": str(checkpoint), "fingerprint": fingerprint(checkpoint)}
 
 
 def planner(model: LoadedWorldModel, planning: PlanningSettings, device: str) -> LatentPlanner:
@@ -106,7 +111,7 @@ def inverse(settings: dict[str, Any], models: list[LoadedWorldModel]) -> list[Ag
             head=load_inverse_dynamics(folder, model),
             block=model.block,
             device=settings["device"],
-            settings={**described(model), "head": str(folder)},
+            settings={**described(model), "head": identified(locate(folder)[1])},
         )
         for model, folder in zip(models, heads, strict=True)
     ]
@@ -169,6 +174,7 @@ def run(settings: dict[str, Any]) -> int:
         success_at=env.make().success_at,
     )
     out = Path(settings["out"] or f"runs/evaluate_planner/{env.name}_{protocol.split}")
+    check_nothing_left_out(agents, out)
     result = evaluate(
         agents, make_env=env.make, protocol=protocol, settings=settings, groups=env.kinds, folder=out,
         progress=settings["progress"],

@@ -5,9 +5,10 @@ import json
 import numpy as np
 import pytest
 
+from policies import evaluation
 from policies.baselines import NoOpAgent, RandomAgent
 from policies.episode_files import EpisodeFileError
-from policies.evaluation import EvaluationResult, Protocol, evaluate
+from policies.evaluation import EvaluationResult, Protocol, check_nothing_left_out, evaluate
 from policies.report import markdown, summarise
 from policies.rollouts import Budget
 from tests.policies.toy import Plane, Walker
@@ -103,6 +104,56 @@ def test_episodes_of_another_evaluation_are_refused(tmp_path):
         file.write_text("\n".join(content) + "\n")
         with pytest.raises(EpisodeFileError, match=message):
             evaluate({"walker": [Walker()]}, make_env=Plane, protocol=protocol(), folder=tmp_path)
+
+
+def test_a_header_cut_by_a_crash_is_written_anew(tmp_path):
+    file = tmp_path / "walker.jsonl"
+    file.write_text('{"environment": "pl')
+    evaluate({"walker": [Walker()]}, make_env=Plane, protocol=protocol(), folder=tmp_path)
+    assert len(file.read_text().splitlines()) == 1 + 12
+
+
+def test_episodes_of_another_model_are_refused_before_anything_is_run(tmp_path):
+    def trained(fingerprint: str) -> Walker:
+        walker = Walker()
+        walker.settings = {"fingerprint": fingerprint, "a": 1, "b": 2, "c": 3, "d": 4}
+        return walker
+
+    evaluate({"walker": [trained("0aa")]}, make_env=Plane, protocol=protocol(), folder=tmp_path)
+    header = json.loads((tmp_path / "walker.jsonl").read_text().splitlines()[0])
+    assert header["settings"]["fingerprint"] == "0aa"
+    assert header["commit"]
+    first, other = Walker(), trained("0bb")
+    other.settings |= dict.fromkeys("abcd", 0)  # the fingerprint is named, however much else differs
+    with pytest.raises(EpisodeFileError, match=r"fingerprint: '0aa' -> '0bb'.* and 1 more"):
+        evaluate({"first": [first], "walker": [other]}, make_env=Plane, protocol=protocol(), folder=tmp_path)
+    assert first.calls == other.calls == 0
+    assert not (tmp_path / "first.jsonl").exists()
+
+
+def test_other_code_may_go_on_and_is_recorded(tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluation, "code_commit", lambda: "c0ffee")
+    with pytest.raises(KeyboardInterrupt):
+        evaluate({"walker": [Stops(15)]}, make_env=Plane, protocol=protocol(), folder=tmp_path)
+    monkeypatch.setattr(evaluation, "code_commit", lambda: "decade")
+    for _ in range(2):  # the second time only reads
+        result = evaluate({"walker": [Walker()]}, make_env=Plane, protocol=protocol(), folder=tmp_path)
+        assert result.commits == ("c0ffee", "decade")
+        assert len(result.runs["walker"][0]) == 12
+    monkeypatch.setattr(evaluation, "code_commit", lambda: "facade")
+    agents = {"walker": [Walker()], "noop": [NoOpAgent()]}
+    result = evaluate(agents, make_env=Plane, protocol=protocol(), folder=tmp_path)
+    assert result.commits == ("c0ffee", "decade", "facade")
+    assert evaluate(agents, make_env=Plane, protocol=protocol()).commits == ("facade",)
+
+
+def test_agents_that_would_be_left_out_are_named(tmp_path):
+    check_nothing_left_out(agents(), tmp_path / "new")
+    evaluate(agents(), make_env=Plane, protocol=protocol(), folder=tmp_path)
+    check_nothing_left_out({**agents(), "another": [NoOpAgent()]}, tmp_path)
+    fewer = {"noop": [NoOpAgent()], "walker": [Walker()]}
+    with pytest.raises(EpisodeFileError, match=r"also holds random.jsonl, walker_0.jsonl, walker_1.jsonl"):
+        check_nothing_left_out(fewer, tmp_path)
 
 
 def test_protocols_that_make_no_sense():

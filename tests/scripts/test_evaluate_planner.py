@@ -1,5 +1,6 @@
 """scripts/evaluate_planner.py: a whole evaluation, again, and what it says when something is missing."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from policies.episode_files import EpisodeFileError
 from policies.evaluation import EvaluationResult
 from worldmodel.training.run_folder import RunFolderError
 
@@ -44,13 +46,18 @@ class Blind(torch.nn.Module):
 
 
 @pytest.fixture
-def loaded(script: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+def loaded(
+    script: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> ModuleType:
     """The script with a model for any run folder."""
     module = script("evaluate_planner")
 
     def load(path: Path) -> SimpleNamespace:
+        checkpoint = tmp_path / "trained" / path
+        checkpoint.mkdir(parents=True, exist_ok=True)
+        (checkpoint / "model.safetensors").write_text(f"weights of {path}")
         model = Blind().eval()
-        return SimpleNamespace(model=model, settings={"seed": 0}, block=4, window=1, checkpoint=path)
+        return SimpleNamespace(model=model, settings={"seed": 0}, block=4, window=1, checkpoint=checkpoint)
 
     monkeypatch.setattr(module, "load_world_model", load)
     return module
@@ -66,7 +73,11 @@ def test_an_evaluation_is_stored_repeated_and_reported(loaded: ModuleType, tmp_p
     assert result.settings == everything
     assert len(stored["diagnostics"]) == 2
     assert len(stored["diagnostics"][0]["error_over_copy_last"]) == 4
-    assert stored["commit"]
+    assert stored["commit"] in result.commits
+    header = json.loads((tmp_path / "a" / "planner_1.jsonl").read_text().splitlines()[0])
+    weights = tmp_path / "trained" / "y" / "model.safetensors"
+    assert header["settings"]["fingerprint"] == hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert header["settings"]["checkpoint"] == str(weights.parent)
     assert len(list((tmp_path / "a" / "videos").glob("*.gif"))) == 4
     assert (tmp_path / "a" / "paths.png").is_file()
     docs = json.loads((tmp_path / "docs" / "planning_two_rooms.json").read_text())
@@ -79,6 +90,17 @@ def test_an_evaluation_is_stored_repeated_and_reported(loaded: ModuleType, tmp_p
         assert [[e.path for e in r] for r in result.runs[name]] == [
             [e.path for e in r] for r in again.runs[name]
         ]
+
+
+def test_results_of_other_agents_are_not_overwritten(loaded: ModuleType, tmp_path: Path):
+    out = tmp_path / "floors"
+    assert loaded.run(settings(out, "agents=[noop,random]")) == 0
+    before = (out / "results.json").read_text()
+    with pytest.raises(EpisodeFileError, match=r"also holds random.jsonl, .* name all agents and runs"):
+        loaded.run(settings(out, "agents=[noop]"))
+    assert (out / "results.json").read_text() == before
+    assert loaded.run(settings(out, "agents=[noop,random,planner]", "run=x")) == 0
+    assert set(json.loads((out / "results.json").read_text())["runs"]) == {"noop", "random", "planner"}
 
 
 def test_what_is_missing_is_named(script: Callable[[str], ModuleType], loaded: ModuleType, tmp_path: Path):

@@ -1,5 +1,6 @@
 """Checkpoints: safetensors plus JSON, written under a temporary name and renamed, so one is whole or absent."""
 
+import hashlib
 import json
 import os
 import re
@@ -136,6 +137,19 @@ def load_checkpoint(path: Path) -> Checkpoint:
     if state.get("format") != FORMAT:
         raise CheckpointError(f"{path}: format {state.get('format')}, this code reads format {FORMAT}")
     return Checkpoint(step=int(state["step"]), model=model, optimizer=optimizer, state=state)
+
+
+def fingerprint(path: Path) -> str:
+    """SHA-256 of the weights of a checkpoint folder: the same model wherever the folder lies.
+
+    Raises:
+        CheckpointError: if they cannot be read.
+    """
+    try:
+        with (path / "model.safetensors").open("rb") as weights:
+            return hashlib.file_digest(weights, "sha256").hexdigest()
+    except OSError as error:
+        raise CheckpointError(f"{path}: the weights cannot be read ({error}): name a checkpoint") from error
 
 
 def restore(checkpoint: Checkpoint, *, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:

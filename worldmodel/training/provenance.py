@@ -42,14 +42,19 @@ def command_line() -> str:
     return shlex.join(words)
 
 
-def provenance() -> dict[str, Any]:
-    """Command, commit (with a mark if files differ from it), machine, versions and date."""
+def code_commit() -> str:
+    """The commit of this code, with a mark if files differ from it; "unknown" outside a repository."""
     commit = _git("rev-parse", "--short=12", "HEAD")
     dirty = bool(_git("status", "--porcelain", "--untracked-files=no"))
+    return (commit or "unknown") + (" with local changes" if dirty else "")
+
+
+def provenance() -> dict[str, Any]:
+    """Command, commit, machine, versions and date."""
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "command": command_line(),
-        "commit": (commit or "unknown") + (" with local changes" if dirty else ""),
+        "commit": code_commit(),
         "machine": f"{_cpu()}, {os.cpu_count()} logical cores" + (f", {', '.join(gpus)}" if gpus else ""),
         "platform": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),

@@ -9,6 +9,7 @@ from torch import nn
 
 from worldmodel.training.checkpoints import (
     CheckpointError,
+    fingerprint,
     list_checkpoints,
     load_checkpoint,
     load_strict,
@@ -135,6 +136,16 @@ def test_damage_names_the_folder(tmp_path: Path, file: str, damage: str) -> None
         (path / file).write_bytes(data[: len(data) // 2] if damage == "truncated" else b"")
     with pytest.raises(CheckpointError, match=r"step_00000003.*Delete this folder"):
         load_checkpoint(path)
+
+
+def test_a_fingerprint_is_of_the_weights_alone(tmp_path: Path) -> None:
+    model, optimizer = trained()
+    first = fingerprint(save(tmp_path / "a", model, optimizer))
+    assert first == fingerprint(save(tmp_path / "b", model, adam(model), number=4))
+    step(model, optimizer, seed=9)
+    assert first != fingerprint(save(tmp_path / "c", model, optimizer))
+    with pytest.raises(CheckpointError, match="weights cannot be read"):
+        fingerprint(tmp_path)
 
 
 def test_a_newer_format_is_refused(tmp_path: Path) -> None:
