@@ -1,0 +1,1 @@
+"""Policies that imitate demonstrations: ACT-JEPA and what it is held against."""

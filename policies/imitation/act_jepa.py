@@ -1,0 +1,127 @@
+"""ACT-JEPA: imitation with a predictive representation (arXiv 2501.14622v4).
+
+    memory  = context encoder(observation_t)                            task, state, environment and image tokens
+    actions = action decoder(memory)                                    L1 to a_t ... a_{t+C-1}
+    latents = predictor(memory)                                         L1 to s_t ... s_{t+T-1}
+    s       = target encoder(task, state_t ... state_{t+T-1})           moving average of the context encoder
+
+Both errors are means over the steps within the episode and have weight 1. The predictor is not told the actions: it
+forecasts what the demonstrator will see, and is dropped after training. ACT is the same without the last two lines.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from policies.imitation.act import ACT
+from policies.imitation.batches import ChunkBatch, PolicyObservation
+from policies.imitation.policy import Noise, masked_l1
+from policies.imitation.targets import Target, TargetProvider
+from worldmodel.monitors import representation_health
+from worldmodel.nn.decoder import QueryDecoder
+from worldmodel.objectives import Loss
+from worldmodel.protocols import RepresentationCollapse
+
+
+class ACTJEPA(nn.Module):
+    """ACT with an auxiliary prediction of coming observations. A `ChunkNetwork`.
+
+    Args:
+        act: context encoder and action decoder.
+        predictor: memory to one vector per target step; narrow in the paper.
+        targets: a `TargetProvider`.
+        weight: lambda of the auxiliary loss.
+        drop_first: leave out the current step, which could be copied from the context.
+        collapse_std: standard deviation of held-out learned targets between samples below which training stops.
+    """
+
+    def __init__(
+        self,
+        *,
+        act: ACT,
+        predictor: QueryDecoder,
+        targets: nn.Module,
+        weight: float = 1.0,
+        drop_first: bool = False,
+        collapse_std: float = 0.02,
+    ) -> None:
+        super().__init__()
+        if act.style is not None:
+            raise ValueError(
+                "ACT-JEPA has no style: it would tell the predictor of actions that are not yet known"
+            )
+        if weight < 0:
+            raise ValueError(f"the weight of the auxiliary loss must not be negative, got {weight}")
+        self.act, self.predictor, self.targets = act, predictor, targets
+        self.weight, self.drop_first, self.collapse_std = weight, drop_first, collapse_std
+
+    def loss(self, batch: ChunkBatch, step: int) -> Loss:
+        """L1 of actions and L1 of predicted observations; demonstrations without actions count in the latter alone."""
+        memory = self.act.context(batch.observation)
+        target, prediction = self._predict(memory, batch, step)
+        return Loss.weighted(
+            {
+                "loss/action": (1.0, self.act.action_error(memory, batch)),
+                "loss/observation": (
+                    self.weight,
+                    masked_l1(prediction, target.value, self._counts(target)),
+                ),
+                **target.terms,
+            }
+        )
+
+    def sample(self, observation: PolicyObservation, noise: Noise = None) -> torch.Tensor:
+        """Normalised actions [B, C, Da]; the predictor is not run."""
+        return self.act.sample(observation, noise)
+
+    def after_step(self, step: int, total_steps: int) -> dict[str, float]:
+        """Moves the target encoder."""
+        return self._provider.update(self.act.context, progress=step / total_steps)
+
+    @torch.no_grad()
+    def diagnostics(self, batches: Sequence[ChunkBatch]) -> dict[str, float]:
+        """Held-out error of the prediction, that of the mean target of each step, and the health of learned targets.
+
+        `target_std` pools all steps, `target_std_between` is between samples at the same step: positions alone keep the
+        former from 0.
+        """
+        found = [self._predict(self.act.context(b.observation), b, 0) for b in batches]
+        target = torch.cat([t.value for t, _ in found])
+        prediction = torch.cat([p for _, p in found])
+        valid = torch.cat([t.valid for t, _ in found])
+        counts = torch.cat([self._counts(t) for t, _ in found])
+        share = valid.unsqueeze(-1) / valid.sum(0).clamp_min(1).unsqueeze(-1)
+        mean = (target * share).sum(0)
+        values = {
+            "observation_l1": float(masked_l1(prediction, target, counts)),
+            "observation_l1_mean": float(masked_l1(mean.expand_as(target), target, counts)),
+        }
+        if not self._provider.learned:
+            return values
+        between = float((target - mean)[valid].square().mean(0).sqrt().mean())
+        if not between >= self.collapse_std:
+            raise RepresentationCollapse(
+                f"the targets collapsed: between held-out samples their standard deviation is {between:.4f} (limit "
+                f"{self.collapse_std}). Raise the EMA momentum or the weight of SIGReg, or lower trainer.max_lr"
+            )
+        health = representation_health(target[valid])
+        return {
+            **values,
+            "target_std_between": between,
+            **{f"target_{name}": value for name, value in health.items()},
+        }
+
+    def _predict(self, memory: torch.Tensor, batch: ChunkBatch, step: int) -> tuple[Target, torch.Tensor]:
+        target = self._provider(batch, self.act.context, step)
+        return target, self.predictor(memory, ~target.valid)
+
+    def _counts(self, target: Target) -> torch.Tensor:
+        counts = target.valid.clone()
+        if self.drop_first:
+            counts[:, 0] = False
+        return counts
+
+    @property
+    def _provider(self) -> TargetProvider:
+        return self.targets  # type: ignore[return-value]

@@ -1,0 +1,180 @@
+"""What the auxiliary branch of ACT-JEPA predicts of the coming steps: latents of states, raw states, or images."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from policies.imitation.batches import ChunkBatch, ObservationError
+from policies.imitation.context import ContextEncoder, StateSequence, StateTransformer
+from policies.imitation.vision import ImageTokens
+from worldmodel.nn.batch_norm import SyncedBatchNorm1d
+from worldmodel.planning.noise import generators
+from worldmodel.regularizers import SIGReg
+from worldmodel.targets import EMATarget
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """What is to be predicted of K steps.
+
+    Attributes:
+        value: [B, K, D].
+        valid: [B, K] bool, false past the end of the episode.
+        terms: weighted loss terms of the target's own.
+    """
+
+    value: torch.Tensor
+    valid: torch.Tensor
+    terms: Mapping[str, tuple[float, torch.Tensor]] = field(default_factory=dict)
+
+
+class TargetProvider(Protocol):
+    """An nn.Module that makes targets; `learned` says whether they could collapse."""
+
+    learned: bool
+
+    def __call__(self, batch: ChunkBatch, context: ContextEncoder, step: int) -> Target: ...
+
+    def update(self, context: ContextEncoder, *, progress: float) -> dict[str, float]:
+        """Called after each optimiser step."""
+        ...
+
+
+class LatentTargets(nn.Module):
+    """ACT-JEPA's: latents of the sequence of states by a moving average of the context encoder, without gradient.
+
+    The average covers the task and state embeddings, the layers and the last norm, all that the target path uses. It is
+    always in evaluation mode.
+
+    Args:
+        transformer: of the context encoder.
+        momentum: at the first update; rises linearly to 1. See `momentum_of_run`.
+    """
+
+    learned = True
+
+    def __init__(self, transformer: StateTransformer, *, momentum: float = 0.996) -> None:
+        super().__init__()
+        self.teacher = EMATarget(transformer, momentum=momentum).eval()
+
+    def train(self, mode: bool = True) -> "LatentTargets":
+        return super().train(False)
+
+    def forward(self, batch: ChunkBatch, context: ContextEncoder, step: int) -> Target:
+        """Latents [B, T, D] of all states of the batch, the current one included."""
+        return Target(value=self.teacher(context.transformer, sequence_of(batch)), valid=~batch.state_is_pad)
+
+    def update(self, context: ContextEncoder, *, progress: float) -> dict[str, float]:
+        return {"ema_momentum": self.teacher.update(context.transformer, progress=progress)}
+
+
+class SharedLatentTargets(nn.Module):
+    """Latents of the states by the context encoder itself, with gradient; SIGReg in place of a teacher (LeJEPA).
+
+    A linear layer and a BatchNorm over the valid steps follow the last LayerNorm, which fixes the norm of every latent
+    and would work against SIGReg. The statistic is taken over samples: a few steps of each stretch, one per test.
+
+    Args:
+        dim: D.
+        sigreg: the statistic.
+        weight: of it, beside a prediction loss of weight 1.
+        tests: steps drawn per stretch.
+    """
+
+    learned = True
+
+    def __init__(self, dim: int, *, sigreg: SIGReg, weight: float = 0.05, tests: int = 4) -> None:
+        super().__init__()
+        self.sigreg, self.weight, self.tests = sigreg, weight, tests
+        self.project, self.norm = nn.Linear(dim, dim), SyncedBatchNorm1d(dim, affine=False)
+
+    def forward(self, batch: ChunkBatch, context: ContextEncoder, step: int) -> Target:
+        """Latents [B, T, D] with gradient, and the term `loss/sigreg`."""
+        latents, valid = context.transformer(sequence_of(batch)), ~batch.state_is_pad
+        normed = self.norm(self.project(latents[valid]))
+        value = latents.new_zeros(latents.shape, dtype=normed.dtype).masked_scatter(
+            valid.unsqueeze(-1), normed
+        )
+        uniform = [torch.rand(self.tests, generator=g) for g in generators(batch.seeds, step, _CPU)]
+        drawn = (torch.stack(uniform).to(value.device) * valid.sum(1, keepdim=True)).long()
+        rows = torch.arange(len(value), device=value.device).unsqueeze(1)
+        statistic = self.sigreg(value[rows, drawn].transpose(0, 1), step=step)
+        return Target(value=value, valid=valid, terms={"loss/sigreg": (self.weight, statistic)})
+
+    def update(self, context: ContextEncoder, *, progress: float) -> dict[str, float]:
+        return {}
+
+
+class RawStateTargets(nn.Module):
+    """The normalised states themselves: the plainest ablation of latent targets."""
+
+    learned = False
+
+    def forward(self, batch: ChunkBatch, context: ContextEncoder, step: int) -> Target:
+        """States [B, T, Ds]."""
+        return Target(value=batch.state, valid=~batch.state_is_pad)
+
+    def update(self, context: ContextEncoder, *, progress: float) -> dict[str, float]:
+        return {}
+
+
+class ImageTargets(nn.Module):
+    """Layer-normalised mean image tokens of coming frames, without gradient.
+
+    Args:
+        vision: image tokens of the context encoder, or a pretrained one.
+        stride: steps between the frames; the data set must have the same `image_stride`.
+        momentum: of a moving average of the context encoder's image tokens, BatchNorm statistics taken over; None: the
+            copy made here stays as it is.
+    """
+
+    learned = True
+
+    def __init__(self, vision: ImageTokens, *, stride: int, momentum: float | None = 0.996) -> None:
+        super().__init__()
+        self.stride, self.follows = stride, momentum is not None
+        self.teacher = EMATarget(vision, momentum=momentum or 0.0, copy_buffers=True).eval()
+
+    def train(self, mode: bool = True) -> "ImageTargets":
+        return super().train(False)
+
+    def forward(self, batch: ChunkBatch, context: ContextEncoder, step: int) -> Target:
+        """Features [B, K, D] of the frames of steps 0, stride, 2 stride, ...
+
+        Raises:
+            ObservationError: if the batch holds no frames, or of other steps.
+        """
+        valid = ~batch.state_is_pad[:, :: self.stride]
+        if batch.images is None or batch.images.shape[1] != valid.shape[1]:
+            got = "none" if batch.images is None else str(batch.images.shape[1])
+            raise ObservationError(
+                f"image targets need {valid.shape[1]} frames per stretch, the batch has {got}: give the data set "
+                f"image_stride={self.stride}"
+            )
+        tokens = self.teacher(context.vision, batch.images.flatten(0, 1))
+        features = nn.functional.layer_norm(tokens.mean(1), tokens.shape[-1:])
+        return Target(value=features.unflatten(0, valid.shape), valid=valid)
+
+    def update(self, context: ContextEncoder, *, progress: float) -> dict[str, float]:
+        if not self.follows or context.vision is None:
+            return {}
+        return {"ema_momentum": self.teacher.update(context.vision, progress=progress)}
+
+
+def sequence_of(batch: ChunkBatch) -> StateSequence:
+    """All states of the batch, for a target."""
+    return StateSequence(state=batch.state, task=batch.task, is_pad=batch.state_is_pad)
+
+
+def momentum_of_run(steps: int, *, travel: float = 8.0) -> float:
+    """Momentum to start with so that the sum of 1 - m over the run is about `travel`, whatever its length.
+
+    0.996 for the 4000 steps of arXiv 2501.14622. With its constant a run of 500 steps would hardly move the target.
+    """
+    return max(0.0, 1.0 - 2.0 * travel / steps)
+
+
+_CPU = torch.device("cpu")

@@ -1,0 +1,73 @@
+"""Images to tokens: a convolutional network's last map, projected, with fixed positions."""
+
+import itertools
+
+import torch
+from torch import nn
+
+from worldmodel.nn.decoder import map_positions
+from worldmodel.nn.mlp import as_unit_range
+
+
+class SmallCNN(nn.Module):
+    """Four 3x3 convolutions of stride 2 with GroupNorm and ReLU: images to maps of 1 / 16 of their size.
+
+    GroupNorm and not BatchNorm: a policy is asked for single observations of one task, and trained on many of all.
+
+    Args:
+        width: channels of the first stage, a multiple of 8; each stage has twice as many, the last as the third.
+    """
+
+    def __init__(self, *, width: int = 16) -> None:
+        super().__init__()
+        widths = [3, width, 2 * width, 4 * width, 4 * width]
+        layers: list[nn.Module] = []
+        for a, b in itertools.pairwise(widths):
+            layers += [nn.Conv2d(a, b, 3, 2, 1, bias=False), nn.GroupNorm(8, b), nn.ReLU()]
+        self.layers = nn.Sequential(*layers)
+        self.embed_dim = widths[-1]
+
+    def feature_map(self, x: torch.Tensor) -> torch.Tensor:
+        """Images [N, 3, H, W], uint8 or 0..1, to maps [N, 4 width, H / 16, W / 16]."""
+        return self.layers(as_unit_range(x))
+
+
+class ImageTokens(nn.Module):
+    """A backbone's map through a 1x1 convolution, with fixed positions, as a row of tokens (ACT-JEPA's image path).
+
+    Args:
+        backbone: has `feature_map(images [N, 3, H, W]) -> [N, C, h, w]`, as `worldmodel.nn.resnet.ResNet18`, or is one
+            with a `stages` module, as `worldmodel.nn.convnet.ConvNet`.
+        channels: C.
+        dim: D of the tokens.
+        frozen: keep the backbone as it is: no gradient, and evaluation mode for ever. For pretrained encoders.
+    """
+
+    def __init__(self, *, backbone: nn.Module, channels: int, dim: int, frozen: bool = False) -> None:
+        super().__init__()
+        if not (hasattr(backbone, "feature_map") or hasattr(backbone, "stages")):
+            raise ValueError(
+                f"{type(backbone).__name__} has neither feature_map nor stages: image tokens need a map of features"
+            )
+        self.backbone, self.frozen = backbone, frozen
+        self.project = nn.Conv2d(channels, dim, 1)
+        if frozen:
+            self.backbone.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> "ImageTokens":
+        super().train(mode)
+        if self.frozen:
+            self.backbone.eval()
+        return self
+
+    def feature_map(self, images: torch.Tensor) -> torch.Tensor:
+        """The backbone's map [N, C, h, w]."""
+        if hasattr(self.backbone, "feature_map"):
+            return self.backbone.feature_map(images)  # type: ignore[operator]
+        return self.backbone.stages(as_unit_range(images))  # type: ignore[operator]
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Images [N, 3, H, W] to tokens [N, h w, D], row by row."""
+        maps = self.project(self.feature_map(images))
+        positions = map_positions(maps.shape[1], *maps.shape[2:]).to(maps)
+        return maps.flatten(2).transpose(1, 2) + positions
