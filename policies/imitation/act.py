@@ -106,10 +106,14 @@ class ACT(nn.Module):
 
     def sample(self, observation: PolicyObservation, noise: Noise = None) -> torch.Tensor:
         """Normalised actions [B, C, Da]; no draw is made."""
+        return self.decoder(self.memory(observation))
+
+    def memory(self, observation: PolicyObservation) -> torch.Tensor:
+        """What actions are read from in a rollout, [B, K, D]."""
         extra = None
         if self.style is not None:
             extra = self.style.token(observation.state.new_zeros(len(observation), self.style.style_dim))
-        return self.decoder(self.context(observation, extra=extra))
+        return self.context(observation, extra=extra)
 
     def after_step(self, step: int, total_steps: int) -> dict[str, float]:
         return {}

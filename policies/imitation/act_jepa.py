@@ -75,6 +75,10 @@ class ACTJEPA(nn.Module):
         """Normalised actions [B, C, Da]; the predictor is not run."""
         return self.act.sample(observation, noise)
 
+    def memory(self, observation: PolicyObservation) -> torch.Tensor:
+        """What actions are read from, [B, K, D]."""
+        return self.act.memory(observation)
+
     def after_step(self, step: int, total_steps: int) -> dict[str, float]:
         """Moves the target encoder."""
         return self._provider.update(self.act.context, progress=step / total_steps)

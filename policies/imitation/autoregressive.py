@@ -60,8 +60,8 @@ class AutoregressiveTransformer(nn.Module):
         self.encoder = Encoder(dim, layers=layers, heads=heads, hidden=hidden, dropout=dropout)
         self.head = nn.Linear(dim, interface.action_dim)
 
-    def forward(self, steps: _Steps, task: torch.Tensor) -> torch.Tensor:
-        """Actions [B, L, Da]: each from its own and earlier observations and from earlier actions."""
+    def tokens(self, steps: _Steps, task: torch.Tensor) -> torch.Tensor:
+        """Tokens [B, L, D] of the observations: each knows itself, earlier ones and earlier actions."""
         observed = self.state_embedding(steps.state)
         if self.environment_embedding is not None:
             observed = observed + self.environment_embedding(steps.environment)
@@ -71,7 +71,7 @@ class AutoregressiveTransformer(nn.Module):
         positions = self.positions[: observed.shape[1]]
         pairs = torch.stack([observed + positions, self.action_embedding(steps.action) + positions], dim=2)
         tokens = torch.cat([self.task_embedding(task).unsqueeze(1), pairs.flatten(1, 2)], dim=1)
-        return self.head(self.encoder(tokens, causal=True)[:, 1::2])
+        return self.encoder(tokens, causal=True)[:, 1::2]
 
     def loss(self, batch: ChunkBatch, step: int) -> Loss:
         """Mean squared error over the steps with a label.
@@ -95,12 +95,18 @@ class AutoregressiveTransformer(nn.Module):
         steps = _Steps(
             state=batch.state, environment=batch.environments, image=batch.images, action=batch.action
         )
-        error = (at_least_fp32(self(steps, batch.task)) - at_least_fp32(batch.action)).square()
+        error = (
+            at_least_fp32(self.head(self.tokens(steps, batch.task))) - at_least_fp32(batch.action)
+        ).square()
         counts = batch.action_counts.unsqueeze(-1).expand_as(error)
         return Loss.weighted({"loss/action": (1.0, masked_mean(error, counts))})
 
     def sample(self, observation: PolicyObservation, noise: Noise = None) -> torch.Tensor:
-        """The next action [B, 1, Da], normalised; no draw is made.
+        """The next action [B, 1, Da], normalised; no draw is made."""
+        return self.head(self.memory(observation))
+
+    def memory(self, observation: PolicyObservation) -> torch.Tensor:
+        """The token that the next action is read from, [B, 1, D].
 
         Raises:
             ObservationError: if the history is longer than the window allows.
@@ -135,7 +141,7 @@ class AutoregressiveTransformer(nn.Module):
             image=placed(None if past is None else past.image, observation.image),
             action=action,
         )
-        return self(steps, observation.task)[rows, count].unsqueeze(1)
+        return self.tokens(steps, observation.task)[rows, count].unsqueeze(1)
 
     def after_step(self, step: int, total_steps: int) -> dict[str, float]:
         return {}

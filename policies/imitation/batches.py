@@ -1,5 +1,6 @@
 """What a policy sees at a decision, and the stretches of demonstrations it learns from."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
@@ -12,14 +13,15 @@ class ObservationError(ValueError):
     """Observations or batches that do not fit a policy: a missing or unexpected part, a wrong width, NaN."""
 
 
-def _moved(batch: T, device: torch.device | str) -> T:
-    """A dataclass with its tensors, and those of its parts, on another device."""
-    changes = {}
+def _with(batch: T, change: Callable[[torch.Tensor], torch.Tensor]) -> T:
+    """A dataclass with each of its tensors changed, and those of its parts."""
+    changes: dict[str, Any] = {}
     for field in fields(batch):  # type: ignore[arg-type]
         value = getattr(batch, field.name)
-        if hasattr(value, "to"):
-            options: dict[str, Any] = {"non_blocking": True} if isinstance(value, torch.Tensor) else {}
-            changes[field.name] = value.to(device, **options)
+        if isinstance(value, torch.Tensor):
+            changes[field.name] = change(value)
+        elif isinstance(value, History):
+            changes[field.name] = _with(value, change)
     return replace(batch, **changes)  # type: ignore[type-var]
 
 
@@ -43,7 +45,7 @@ class History:
 
     def to(self, device: torch.device | str) -> "History":
         """The same history on another device."""
-        return _moved(self, device)
+        return _with(self, lambda tensor: tensor.to(device, non_blocking=True))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -81,16 +83,11 @@ class PolicyObservation:
 
     def to(self, device: torch.device | str) -> "PolicyObservation":
         """The same observation on another device."""
-        return _moved(self, device)
+        return _with(self, lambda tensor: tensor.to(device, non_blocking=True))
 
     def select(self, rows: torch.Tensor) -> "PolicyObservation":
-        """The given rows [N] int64; without the history."""
-        return PolicyObservation(
-            state=self.state[rows],
-            environment=None if self.environment is None else self.environment[rows],
-            image=None if self.image is None else self.image[rows],
-            task=self.task[rows],
-        )
+        """The given rows [N] int64."""
+        return _with(self, lambda tensor: tensor[rows])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -165,10 +162,8 @@ class ChunkBatch:
 
     def to(self, device: torch.device | str) -> "ChunkBatch":
         """The same batch on another device."""
-        return _moved(self, device)
+        return _with(self, lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> "ChunkBatch":
         """The same batch in page-locked memory."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        tensors = {name: value for name, value in values.items() if isinstance(value, torch.Tensor)}
-        return ChunkBatch(**{**values, **{name: value.pin_memory() for name, value in tensors.items()}})
+        return _with(self, torch.Tensor.pin_memory)

@@ -41,7 +41,8 @@ class BehaviourCloning(nn.Module):
         body: list[nn.Module] = []
         for a, b in itertools.pairwise(widths):
             body += [nn.Linear(a, b), nn.ReLU(), nn.Dropout(dropout)]
-        self.body = nn.Sequential(*body, nn.Linear(widths[-1], interface.chunk * interface.action_dim))
+        self.body = nn.Sequential(*body)
+        self.head = nn.Linear(widths[-1], interface.chunk * interface.action_dim)
 
     def loss(self, batch: ChunkBatch, step: int) -> Loss:
         """L1 of the actions."""
@@ -49,13 +50,17 @@ class BehaviourCloning(nn.Module):
 
     def sample(self, observation: PolicyObservation, noise: Noise = None) -> torch.Tensor:
         """Normalised actions [B, C, Da]; no draw is made."""
+        flat = self.head(self.memory(observation)[:, 0])
+        return flat.unflatten(1, (self.interface.chunk, self.interface.action_dim))
+
+    def memory(self, observation: PolicyObservation) -> torch.Tensor:
+        """The last hidden layer as one token, [B, 1, hidden]."""
         parts = [observation.state, self.task_embedding(observation.task)]
         if observation.environment is not None:
             parts.append(observation.environment)
         if self.vision is not None and observation.image is not None:
             parts.append(self.vision(observation.image).mean(1))
-        flat = self.body(torch.cat(parts, dim=1))
-        return flat.unflatten(1, (self.interface.chunk, self.interface.action_dim))
+        return self.body(torch.cat(parts, dim=1)).unsqueeze(1)
 
     def after_step(self, step: int, total_steps: int) -> dict[str, float]:
         return {}

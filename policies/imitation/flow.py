@@ -88,11 +88,15 @@ class FlowPolicy(nn.Module):
             raise ObservationError("a flow policy draws its actions: give act() a generator, or one per row")
         x = observation.state.new_empty(len(observation), *self.shape)
         x = x.normal_(generator=noise) if isinstance(noise, torch.Generator) else draw_normal(x, noise)
-        memory = self.context(observation)
+        memory = self.memory(observation)
         for k in range(self.steps):
             time = x.new_full((len(x),), k / self.steps)
             x = x + self.velocity(x, time, memory) / self.steps
         return x
+
+    def memory(self, observation: PolicyObservation) -> torch.Tensor:
+        """What velocities are read from, [B, K, D]."""
+        return self.context(observation)
 
     def after_step(self, step: int, total_steps: int) -> dict[str, float]:
         return {}

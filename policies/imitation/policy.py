@@ -108,7 +108,11 @@ class ChunkNetwork(Protocol):
         ...
 
     def sample(self, observation: PolicyObservation, noise: Noise) -> torch.Tensor:
-        """Normalised actions [B, C, Da]."""
+        """Normalised actions [B, C, Da], fewer than C for a policy with a memory."""
+        ...
+
+    def memory(self, observation: PolicyObservation) -> torch.Tensor:
+        """What the actions are read from, [B, K, D]; what probes read."""
         ...
 
     def after_step(self, step: int, total_steps: int) -> dict[str, float]:
@@ -178,10 +182,11 @@ class ImitationPolicy(nn.Module):
         errors, sizes = [], []
         for batch in here:
             noise = generators(batch.seeds, 0, device)
-            difference = self._sample(batch.observation, noise) - batch.action
-            known = batch.action_counts
-            errors.append(at_least_fp32(difference).abs()[known])
-            sizes.append(at_least_fp32(batch.action).abs()[known])
+            decided = self._sample(batch.observation, noise)
+            # A policy with a memory decides on fewer steps than it learns from.
+            label, known = (v[:, : decided.shape[1]] for v in (batch.action, batch.action_counts))
+            errors.append(at_least_fp32(decided - label).abs()[known])
+            sizes.append(at_least_fp32(label).abs()[known])
         values = {
             "action_l1": float(torch.cat(errors).mean()),
             "action_l1_mean": float(torch.cat(sizes).mean()),
