@@ -47,6 +47,10 @@ class History:
         """The same history on another device."""
         return _with(self, lambda tensor: tensor.to(device, non_blocking=True))
 
+    def select(self, rows: torch.Tensor) -> "History":
+        """The given rows [N] int64."""
+        return _with(self, lambda tensor: tensor[rows])
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PolicyObservation:
