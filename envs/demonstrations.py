@@ -1,8 +1,18 @@
 """Demonstrations: what an expert saw and did, for policies to imitate."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from envs.lerobot import LeRobotDataset
+
+# Columns of a recording, by LeRobot's names where it has one.
+STATE, ENVIRONMENT, IMAGE = "observation.state", "observation.environment_state", "observation.image"
+ACTION, SUCCESS, SEED = "action", "next.success", "seed"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -61,3 +71,78 @@ class Demonstration:
     def __len__(self) -> int:
         """T, the number of steps."""
         return len(self.action)
+
+
+def load_demonstrations(
+    root: str | Path,
+    *,
+    tasks: Collection[str] | None = None,
+    image: bool | str = True,
+    state: str = STATE,
+    environment: str | None = ENVIRONMENT,
+    action: str = ACTION,
+) -> list[Demonstration]:
+    """All episodes of a LeRobot data set, decoded into memory.
+
+    Data sets of other programs may lack `next.success` and `seed`: their episodes then count as successes, and their
+    index stands for the seed. The task is the first that an episode has.
+
+    Args:
+        root: folder that holds meta/info.json.
+        tasks: those to load; all if None.
+        image: the column of the pictures; True for `IMAGE`, False for none.
+        state, action: their columns.
+        environment: its column; None for none, and a data set may lack the default one.
+
+    Raises:
+        KeyError: if the data set lacks a column, naming those it has.
+        ValueError: if it lacks a task, naming those it has, or the columns are no demonstration.
+        FileNotFoundError: if `root` is no data set.
+        envs.lerobot.DatasetFormatError: if the data set is damaged.
+    """
+    from envs.lerobot import LeRobotDataset
+
+    dataset = LeRobotDataset(root)
+    if unknown := sorted(set(tasks or ()) - set(dataset.tasks)):
+        raise ValueError(f"{root} has no task {', '.join(unknown)}; it has {', '.join(dataset.tasks)}")
+    columns = {"state": state, "action": action}
+    if environment is not None and (environment != ENVIRONMENT or ENVIRONMENT in dataset.features):
+        columns["environment"] = environment
+    for key in columns.values():
+        dataset.feature(key)
+    picture = IMAGE if image is True else image or None
+    if picture is not None and not dataset.feature(picture).visual:
+        raise ValueError(
+            f"{root}: {picture!r} holds no pictures; name their column, or load with image=False"
+        )
+    seeded, judged = (key in dataset.features for key in (SEED, SUCCESS))
+    found = []
+    for entry in dataset.episodes:
+        task = entry.tasks[0] if entry.tasks else ""
+        if tasks is not None and task not in tasks:
+            continue
+        rows = {name: _vectors(dataset.frames(key, episode=entry.index)) for name, key in columns.items()}
+        found.append(
+            Demonstration(
+                state=rows["state"],
+                environment=rows.get("environment"),
+                image=None if picture is None else _pictures(dataset, picture, entry.index),
+                action=rows["action"],
+                task=task,
+                seed=int(dataset.frames(SEED, episode=entry.index, stop=1)[0]) if seeded else entry.index,
+                success=not judged or bool(dataset.frames(SUCCESS, episode=entry.index).any()),
+            )
+        )
+    return found
+
+
+def _vectors(rows: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(rows.reshape(len(rows), -1), dtype=np.float32)
+
+
+def _pictures(dataset: "LeRobotDataset", key: str, episode: int) -> np.ndarray:
+    """[T, H, W, 3] of whatever layout and number of channels is stored."""
+    from envs.lerobot.pixels import to_pixels
+
+    pixels = to_pixels(dataset.frames(key, episode=episode), dataset.feature(key))
+    return np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:3], 3)))

@@ -1,0 +1,205 @@
+"""Recording experts as a LeRobot data set that grows until it holds what was asked for, whatever happens on the way."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from envs.demonstrations import ACTION, ENVIRONMENT, IMAGE, SEED, STATE, SUCCESS, Demonstration
+from envs.lerobot import Feature, LeRobotDataset, LeRobotWriter
+from envs.lerobot.schema import write_json
+from envs.manipulation.protocol import ManipulationEnv
+from envs.manipulation.registry import make_env
+from envs.manipulation.rollout import RolloutSettings
+from envs.manipulation.workers import Workers
+
+SETTINGS_PATH = "meta/recording.json"
+MAX_FAILURES = 50  # in a row, before a recording is given up
+_PACKAGES = ("mujoco", "metaworld", "gymnasium-robotics", "gym-pusht", "ogbench", "gym-aloha")
+
+
+class RecordingError(RuntimeError):
+    """The expert does not solve the task, or the folder holds a recording that was made otherwise."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordingSettings:
+    """What decides the content of a recording, apart from its tasks and the number of episodes.
+
+    Attributes:
+        rollout: how the experts are run.
+        first_seed: of every task; the seeds after it follow one by one.
+        keep_failures: keep the episodes in which the expert fails as well.
+        video: pictures as MP4 instead of PNG: smaller, with loss.
+        codec: of the videos, "h264" or "libsvtav1".
+    """
+
+    rollout: RolloutSettings
+    first_seed: int = 0
+    keep_failures: bool = False
+    video: bool = False
+    codec: str = "h264"
+
+
+@dataclass(frozen=True)
+class Tally:
+    """How many seeds of a task were tried, and in how many of them the expert succeeded."""
+
+    attempts: int = 0
+    successes: int = 0
+
+    def after(self, success: bool) -> "Tally":
+        return Tally(self.attempts + 1, self.successes + success)
+
+    def kept(self, settings: RecordingSettings) -> int:
+        return self.attempts if settings.keep_failures else self.successes
+
+
+def record(
+    root: str | Path,
+    *,
+    names: Sequence[str],
+    episodes: int,
+    settings: RecordingSettings,
+    workers: int = 1,
+    report: Callable[[dict[str, Tally]], object] = lambda tallies: None,
+) -> dict[str, Tally]:
+    """Record until the data set holds `episodes` of each environment, in the order of names and seeds.
+
+    The content is a function of all arguments but `workers`. A recording that was broken off is continued by the same
+    call, and is then as if it had not been; more episodes and more environments may be asked for later.
+
+    Args:
+        root: folder of the data set, new or begun by this function.
+        names: of environments, as `make_env` takes them, of one suite.
+        episodes: of each environment.
+        settings: the rest of what decides the content.
+        workers: processes that run experts.
+        report: called with the tallies at the beginning and after each episode.
+
+    Returns:
+        The tallies by name.
+
+    Raises:
+        RecordingError: if the folder was recorded with other settings, or an expert fails `MAX_FAILURES` times in a
+            row.
+        ValueError: on an unknown name, or a folder that holds something else.
+    """
+    if episodes < 1 or not names or len(set(names)) != len(names):
+        raise ValueError(
+            f"at least one episode of different environments is needed, got {episodes} of {[*names]}"
+        )
+    root = Path(root)
+    env = make_env(names[0], settings.rollout.options)
+    features, fps = demonstration_features(env, settings), env.fps
+    env.close()
+    _check_settings(root, settings)
+    suite = names[0].partition("/")[0]
+    with (
+        LeRobotWriter(root, features=features, fps=fps, robot_type=suite, codec=settings.codec) as writer,
+        Workers(workers) as pool,
+    ):
+        write_json(root / SETTINGS_PATH, _description(settings))
+        tallies = dict.fromkeys(names, Tally()) | _tallies(root, settings, count=writer.num_episodes)
+        report(tallies)
+        for name in names:
+            failures = 0
+
+            def missing(name: str = name) -> int:
+                return episodes - tallies[name].kept(settings)
+
+            attempts = pool.demonstrations(
+                name,
+                first_seed=settings.first_seed + tallies[name].attempts,
+                settings=settings.rollout,
+                wanted=missing,
+            )
+            while missing() > 0:
+                demonstration = next(attempts)
+                if demonstration.success or settings.keep_failures:
+                    writer.append(demonstration_frames(demonstration), task=name)
+                failures = 0 if demonstration.success else failures + 1
+                if failures == MAX_FAILURES and not settings.keep_failures:
+                    raise RecordingError(
+                        f"the expert of {name} failed {failures} times in a row: lower the noise, raise the number of "
+                        "steps, or keep failures"
+                    )
+                tallies[name] = tallies[name].after(demonstration.success)
+                report(tallies)
+            attempts.close()
+    return tallies
+
+
+def demonstration_features(env: ManipulationEnv, settings: RecordingSettings) -> dict[str, Feature]:
+    """The features that hold demonstrations of an environment."""
+    observation, _ = env.reset(seed=settings.first_seed)
+    spec = env.action
+    found = {STATE: Feature("float32", observation["state"].shape)}
+    if "environment" in observation:
+        found[ENVIRONMENT] = Feature("float32", observation["environment"].shape)
+    if settings.rollout.image:
+        size = settings.rollout.options.image_size
+        kind = "video" if settings.video else "image"
+        found[IMAGE] = Feature(kind, (size, size, 3), names=("height", "width", "channels"))
+    bounds = {"low": spec.low.tolist(), "high": spec.high.tolist()}
+    found[ACTION] = Feature("float32", (spec.dim,), names=spec.names, info=bounds)
+    found[SUCCESS] = Feature("bool", (1,))
+    found[SEED] = Feature("int64", (1,), info={"per": "episode"})
+    return found
+
+
+def demonstration_frames(demonstration: Demonstration) -> dict[str, np.ndarray]:
+    """The arrays [T, ...] of a demonstration by feature. Success is that of the last frame, whose action led to it."""
+    steps = len(demonstration)
+    optional = {ENVIRONMENT: demonstration.environment, IMAGE: demonstration.image}
+    return {
+        STATE: demonstration.state,
+        **{key: rows for key, rows in optional.items() if rows is not None},
+        ACTION: demonstration.action,
+        SUCCESS: (np.arange(steps) == steps - 1) & demonstration.success,
+        SEED: np.full(steps, demonstration.seed),
+    }
+
+
+def _description(settings: RecordingSettings) -> dict[str, Any]:
+    def installed(package: str) -> str | None:
+        try:
+            return version(package)
+        except PackageNotFoundError:
+            return None
+
+    return {**asdict(settings), "versions": {package: installed(package) for package in _PACKAGES}}
+
+
+def _check_settings(root: Path, settings: RecordingSettings) -> None:
+    path = root / SETTINGS_PATH
+    if not path.is_file():
+        return
+    found, asked = json.loads(path.read_text(encoding="utf-8")), _description(settings)
+    differences = [
+        f"{key}: {found.get(key)}, now {asked[key]}" for key in asked if found.get(key) != asked[key]
+    ]
+    if differences:
+        raise RecordingError(
+            f"{root} was recorded with other settings ({'; '.join(differences)}): give another folder, or the same "
+            "settings"
+        )
+
+
+def _tallies(root: Path, settings: RecordingSettings, *, count: int) -> dict[str, Tally]:
+    """Of a recording of `count` episodes. Seeds that failed since the last one kept are not counted: they are tried
+    again."""
+    if not count:
+        return {}
+    dataset = LeRobotDataset(root)
+    found: dict[str, Tally] = {}
+    for entry in dataset.episodes:
+        last = {"episode": entry.index, "start": entry.length - 1}
+        seed, success = (int(dataset.frames(key, **last)[0]) for key in (SEED, SUCCESS))
+        before = found.get(entry.tasks[0], Tally())
+        found[entry.tasks[0]] = Tally(seed - settings.first_seed + 1, before.successes + success)
+    return found

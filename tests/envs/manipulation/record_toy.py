@@ -1,0 +1,27 @@
+"""scripts/record_demonstrations.py with the toy suite: worker processes import the main module, so find the suite too."""
+
+import sys
+import time
+from pathlib import Path
+
+sys.path[:0] = [
+    str(Path(__file__).resolve().parents[3]),
+    str(Path(__file__).resolve().parents[3] / "scripts"),
+]
+
+import record_demonstrations
+
+from envs.lerobot import LeRobotWriter
+from tests.envs.manipulation import toy  # noqa: F401 - registers the suite
+
+if __name__ == "__main__":
+    if "--slow" in sys.argv:  # time to be killed in
+        sys.argv.remove("--slow")
+        append = LeRobotWriter.append
+
+        def slow_append(self: LeRobotWriter, *args: object, **kwargs: object) -> int:
+            time.sleep(0.05)
+            return append(self, *args, **kwargs)  # type: ignore[arg-type]
+
+        LeRobotWriter.append = slow_append  # type: ignore[method-assign, assignment]
+    record_demonstrations.main()
