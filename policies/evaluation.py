@@ -15,12 +15,12 @@ from tqdm import tqdm
 
 from envs.goals import GoalEnv, Problem, Split, trivially_solved
 from policies.episode_files import EpisodeFile, EpisodeFileError
-from policies.rollouts import Agent, Budget, Episode, batches, rollout
+from policies.rollouts import Agent, Episode, EpisodeBudget, batches, rollout
 from worldmodel.training.provenance import code_commit
 
 
 @dataclass(frozen=True, kw_only=True)
-class Protocol:
+class EvaluationProtocol:
     """How agents are evaluated; stored with every result, and what a continued evaluation must agree on.
 
     Attributes:
@@ -36,7 +36,7 @@ class Protocol:
     environment: str
     split: Split
     seeds: tuple[int, ...]
-    budget: Budget
+    budget: EpisodeBudget
     batch: int = 32
     play_on: bool = True
     success_at: str = "any time"
@@ -57,8 +57,10 @@ class Protocol:
         return {**vars(self), "seeds": list(self.seeds), "budget": budget}
 
     @classmethod
-    def from_json(cls, content: dict[str, Any]) -> "Protocol":
-        return cls(**{**content, "seeds": tuple(content["seeds"]), "budget": Budget(**content["budget"])})
+    def from_json(cls, content: dict[str, Any]) -> "EvaluationProtocol":
+        return cls(
+            **{**content, "seeds": tuple(content["seeds"]), "budget": EpisodeBudget(**content["budget"])}
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +77,7 @@ class EvaluationResult:
         commits: of the code that made the episodes, first to last; several if an evaluation was continued.
     """
 
-    protocol: Protocol
+    protocol: EvaluationProtocol
     trivial: tuple[int, ...]
     groups: dict[str, dict[int, str]]
     runs: dict[str, tuple[tuple[Episode, ...], ...]]
@@ -116,7 +118,7 @@ class EvaluationResult:
     def from_json(cls, content: dict[str, Any]) -> "EvaluationResult":
         runs = content["runs"]
         return cls(
-            protocol=Protocol.from_json(content["protocol"]),
+            protocol=EvaluationProtocol.from_json(content["protocol"]),
             trivial=tuple(content["trivial"]),
             groups={k: {int(seed): n for seed, n in v.items()} for k, v in content["groups"].items()},
             runs={
@@ -132,7 +134,7 @@ def evaluate(
     agents: Mapping[str, Sequence[Agent]],
     *,
     make_env: Callable[[], GoalEnv],
-    protocol: Protocol,
+    protocol: EvaluationProtocol,
     settings: Mapping[str, Any] | None = None,
     groups: Callable[[GoalEnv, Problem], Mapping[str, str]] | None = None,
     folder: Path | None = None,
@@ -204,7 +206,7 @@ def _run_names(name: str, family: Sequence[Agent]) -> list[str]:
 
 
 def _files(
-    agents: Mapping[str, Sequence[Agent]], folder: Path, *, protocol: Protocol, commit: str
+    agents: Mapping[str, Sequence[Agent]], folder: Path, *, protocol: EvaluationProtocol, commit: str
 ) -> dict[str, EpisodeFile]:
     """Where each run of each agent keeps its episodes, by the name of the run."""
     files = {}
@@ -220,7 +222,7 @@ def _run(
     name: str,
     envs: Sequence[GoalEnv],
     problems: Sequence[Problem],
-    protocol: Protocol,
+    protocol: EvaluationProtocol,
     file: EpisodeFile | None,
     bar: "tqdm[Any]",
 ) -> tuple[Episode, ...]:

@@ -19,7 +19,7 @@ class AgentError(RuntimeError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Budget:
+class EpisodeBudget:
     """What an episode may use.
 
     Attributes:
@@ -152,7 +152,7 @@ class _Running:
         self.costs: list[np.ndarray] = []
         self.over = self.failed = self.out_of_time = False
 
-    def step(self, action: np.ndarray, *, budget: Budget, play_on: bool) -> None:
+    def step(self, action: np.ndarray, *, budget: EpisodeBudget, play_on: bool) -> None:
         self.observation, _, terminated, truncated, self.info = self.env.step(action)
         self.steps += 1
         self.path.append(np.array(self.info["state"], dtype=np.float64))
@@ -163,7 +163,7 @@ class _Running:
         ended = terminated or truncated or self.steps >= budget.env_steps
         self.over = ended or (self.first_success is not None and not play_on)
 
-    def account(self, decision: Decision, row: int, *, seconds: float, budget: Budget) -> None:
+    def account(self, decision: Decision, row: int, *, seconds: float, budget: EpisodeBudget) -> None:
         self.decisions += decision.planned
         self.seconds += seconds
         self.predictor_steps += decision.predictor_steps
@@ -203,7 +203,7 @@ def rollout(
     *,
     envs: Sequence[GoalEnv],
     problems: Sequence[Problem],
-    budget: Budget,
+    budget: EpisodeBudget,
     play_on: bool = True,
     on_step: Callable[[int], None] | None = None,
 ) -> tuple[Episode, ...]:

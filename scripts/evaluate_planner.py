@@ -26,9 +26,9 @@ from policies.baselines import NoOpAgent, RandomAgent
 from policies.diagnostics import diagnose
 from policies.environments import Environment, environment
 from policies.episode_files import EpisodeFileError
-from policies.evaluation import EvaluationResult, Protocol, check_nothing_left_out, evaluate
+from policies.evaluation import EvaluationProtocol, EvaluationResult, check_nothing_left_out, evaluate
 from policies.report import markdown, summarise
-from policies.rollouts import Agent, AgentError, Budget
+from policies.rollouts import Agent, AgentError, EpisodeBudget
 from policies.videos import draw_paths, failures_first, frames, write_video
 from worldmodel.training.checkpoints import fingerprint, write_json
 from worldmodel.training.provenance import provenance
@@ -164,11 +164,11 @@ def run(settings: dict[str, Any]) -> int:
                 f"{model.checkpoint} was trained in {trained_in}, not in {env.name}: env.name={trained_in}"
             )
     agents = build_agents(settings, models)
-    protocol = Protocol(
+    protocol = EvaluationProtocol(
         environment=env.name,
         split=settings["split"],
         seeds=tuple(range(settings["first_seed"], settings["first_seed"] + settings["problems"])),
-        budget=Budget(**settings["budget"]),
+        budget=EpisodeBudget(**settings["budget"]),
         batch=settings["batch"],
         play_on=settings["play_on"],
         success_at=env.make().success_at,

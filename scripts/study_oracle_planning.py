@@ -17,9 +17,9 @@ from envs.goals import Problem
 from envs.two_rooms import TwoRooms
 from envs.two_rooms_geometry import move
 from policies.agents import OraclePlanner, PlanningSettings
-from policies.evaluation import Protocol, evaluate
+from policies.evaluation import EvaluationProtocol, evaluate
 from policies.intervals import wilson
-from policies.rollouts import Budget
+from policies.rollouts import EpisodeBudget
 from policies.simulator_model import SimulatorModel
 from worldmodel.batches import LatentState
 from worldmodel.training.checkpoints import write_json
@@ -88,7 +88,9 @@ def label(change: dict[str, Any]) -> str:
     return ", ".join(f"{k} {v}" for k, v in change.items() if v is not None) or "base"
 
 
-def measure(change: dict[str, Any], protocol: Protocol, folder: Path, *, progress: bool) -> dict[str, Any]:
+def measure(
+    change: dict[str, Any], protocol: EvaluationProtocol, folder: Path, *, progress: bool
+) -> dict[str, Any]:
     options = {k: v for k, v in {**BASE, **change}.items() if v is not None}
     planning = PlanningSettings(execute=options.pop("execute"), reduce=options.pop("reduce"), planner=options)
     oracle = OraclePlanner(block=BLOCK, planning=planning, simulator=TwoRoomsModel)
@@ -168,11 +170,11 @@ def main() -> None:
     )
     found: tuple[list[dict[str, Any]], list[dict[str, Any]]] = ([], [])
     for (changes, seeds, folder), rows in zip(parts, found, strict=True):
-        protocol = Protocol(
+        protocol = EvaluationProtocol(
             environment="two_rooms",
             split="selection",
             seeds=tuple(seeds),
-            budget=Budget(env_steps=arguments.budget),
+            budget=EpisodeBudget(env_steps=arguments.budget),
             batch=len(seeds),
             play_on=False,
         )

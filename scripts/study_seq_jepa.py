@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from worldmodel.episodes import episode_batches
 from worldmodel.evaluation.action_conditioned import (
-    Protocol,
+    ProbeProtocol,
     aggregate_scores,
     encoder_scores,
     retrieval_scores,
@@ -32,17 +32,17 @@ from worldmodel.training.provenance import provenance
 
 BASE = ("random", "random_no_act", "act", "no_act", "act_m1")
 RETRIEVAL_EPISODES = 1000
-GATES_ONLY = Protocol(lengths=(1, 5, 8), paths=(3,), absolute=False, controls=False)
+GATES_ONLY = ProbeProtocol(lengths=(1, 5, 8), paths=(3,), absolute=False, controls=False)
 HEALTH = ("z_std", "rankme_centered", "error", "error_shuffled", "error_copy", "sigreg_standardised")
 
 
-def plain(protocol: Protocol) -> dict[str, Any]:
+def plain(protocol: ProbeProtocol) -> dict[str, Any]:
     """The protocol as JSON stores it."""
     return json.loads(json.dumps(asdict(protocol)))
 
 
 @lru_cache(maxsize=2)
-def drawn(data: str, seed: int, protocol: Protocol) -> tuple[Sequences, Sequences, Sequences]:
+def drawn(data: str, seed: int, protocol: ProbeProtocol) -> tuple[Sequences, Sequences, Sequences]:
     """Training and test sequences of the probes, and test episodes that hold every view of their item."""
     train, test = source(data, "train"), source(data, "test")
     return (
@@ -53,7 +53,7 @@ def drawn(data: str, seed: int, protocol: Protocol) -> tuple[Sequences, Sequence
 
 
 def measured(
-    arm: Arm, *, data: str, scale: Scale, seed: int, folder: Path, protocol: Protocol
+    arm: Arm, *, data: str, scale: Scale, seed: int, folder: Path, protocol: ProbeProtocol
 ) -> dict[str, Any]:
     """Train one cell, or take it trained, and measure it."""
     model, record = trained(arm, data=data, scale=scale, seed=seed, folder=folder)
@@ -119,7 +119,7 @@ def main() -> None:
         if arguments.train_only:
             trained(ARMS[name], **settings)
         else:
-            own = GATES_ONLY if arguments.gates_only else Protocol()
+            own = GATES_ONLY if arguments.gates_only else ProbeProtocol()
             if arguments.gates_only and name == "act":
                 own = replace(own, controls=True)
             stored = folder / "cell.json"

@@ -7,8 +7,8 @@ import torch
 from envs.two_rooms import TwoRooms
 from policies.agents import InverseDynamicsPolicy, LatentPlanner, OraclePlanner, PlanningSettings
 from policies.diagnostics import diagnose, random_walks
-from policies.evaluation import Protocol, evaluate
-from policies.rollouts import AgentError, Budget, rollout
+from policies.evaluation import EvaluationProtocol, evaluate
+from policies.rollouts import AgentError, EpisodeBudget, rollout
 from policies.simulator_model import SimulatorModel, TrueDistance
 from tests.policies.toy import Plane
 from worldmodel.batches import LatentState
@@ -28,7 +28,7 @@ def problems(env, count: int):
 
 def run(agent, make_env, chosen, steps: int = 16, play_on: bool = False):
     envs = [make_env() for _ in chosen]
-    budget = Budget(env_steps=steps)
+    budget = EpisodeBudget(env_steps=steps)
     return rollout(agent, envs=envs, problems=chosen, budget=budget, play_on=play_on)
 
 
@@ -168,7 +168,9 @@ def test_the_global_generators_are_left_alone():
     torch.manual_seed(1)
     np.random.seed(1)  # noqa: NPY002
     before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
-    protocol = Protocol(environment="plane", split="test", seeds=(0, 1), budget=Budget(env_steps=4), batch=2)
+    protocol = EvaluationProtocol(
+        environment="plane", split="test", seeds=(0, 1), budget=EpisodeBudget(env_steps=4), batch=2
+    )
     evaluate({"oracle": [OraclePlanner(block=2, planning=planning())]}, make_env=Plane, protocol=protocol)
     assert torch.equal(before[0], torch.get_rng_state())
     assert np.array_equal(before[1], np.random.get_state()[1])  # noqa: NPY002

@@ -8,15 +8,15 @@ import pytest
 from policies import evaluation
 from policies.baselines import NoOpAgent, RandomAgent
 from policies.episode_files import EpisodeFileError
-from policies.evaluation import EvaluationResult, Protocol, check_nothing_left_out, evaluate
+from policies.evaluation import EvaluationProtocol, EvaluationResult, check_nothing_left_out, evaluate
 from policies.report import markdown, summarise
-from policies.rollouts import Budget
+from policies.rollouts import EpisodeBudget
 from tests.policies.toy import Plane, Walker
 
 
-def protocol(count: int = 12, **changes) -> Protocol:
+def protocol(count: int = 12, **changes) -> EvaluationProtocol:
     options = {"environment": "plane", "split": "test", "seeds": tuple(range(count)), "batch": 5, **changes}
-    return Protocol(budget=Budget(env_steps=12), **options)
+    return EvaluationProtocol(budget=EpisodeBudget(env_steps=12), **options)
 
 
 def agents():

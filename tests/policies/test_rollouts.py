@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from policies.baselines import NoOpAgent, RandomAgent, uniform_action
-from policies.rollouts import AgentError, Budget, Decision, batches, rollout
+from policies.rollouts import AgentError, Decision, EpisodeBudget, batches, rollout
 from tests.policies.toy import Plane, Walker
 
 
@@ -14,7 +14,7 @@ def problems(count: int, **options: float):
 
 def run(agent, chosen, *, steps: int = 12, seconds: float | None = None, play_on: bool = True, **options):
     envs = [Plane(**options) for _ in chosen]
-    budget = Budget(env_steps=steps, seconds=seconds)
+    budget = EpisodeBudget(env_steps=steps, seconds=seconds)
     return rollout(agent, envs=envs, problems=chosen, budget=budget, play_on=play_on)
 
 
@@ -100,10 +100,10 @@ def test_no_action_is_an_error_and_so_is_a_missing_environment():
     with pytest.raises(AgentError, match="at least one"):
         run(Rows(lambda count: np.zeros((count, 0, 2))), problems(2))
     with pytest.raises(ValueError, match="as many environments"):
-        rollout(Walker(), envs=[Plane()], problems=problems(2), budget=Budget(env_steps=1))
+        rollout(Walker(), envs=[Plane()], problems=problems(2), budget=EpisodeBudget(env_steps=1))
     for bad in ({"env_steps": 0}, {"env_steps": 1, "seconds": 0.0}):
         with pytest.raises(ValueError, match="budget"):
-            Budget(**bad)
+            EpisodeBudget(**bad)
 
 
 def test_random_actions_depend_on_problem_and_step_alone():

@@ -7,7 +7,7 @@ import pytest
 
 from policies.baselines import RandomAgent
 from policies.environments import environment
-from policies.rollouts import Budget, rollout
+from policies.rollouts import EpisodeBudget, rollout
 from policies.videos import draw_paths, failures_first, frames, write_video
 
 
@@ -15,7 +15,7 @@ from policies.videos import draw_paths, failures_first, frames, write_video
 def episodes():
     env = environment("two_rooms")
     problems = [env.make().problem(seed, "test") for seed in range(3)]
-    budget = Budget(env_steps=7)
+    budget = EpisodeBudget(env_steps=7)
     return rollout(RandomAgent(), envs=[env.make() for _ in problems], problems=problems, budget=budget)
 
 
@@ -52,7 +52,7 @@ def test_other_environments_are_drawn(name: str, extra: str):
     pytest.importorskip(extra)
     env = environment(name)
     problem = env.make().problem(0, "test")
-    budget = Budget(env_steps=2)
+    budget = EpisodeBudget(env_steps=2)
     (episode,) = rollout(RandomAgent(), envs=[env.make()], problems=[problem], budget=budget)
     pictures = frames(episode, environment=env, split="test", size=120)
     assert pictures.shape == (3, 120, 120, 3)

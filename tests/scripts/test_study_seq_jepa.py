@@ -9,10 +9,10 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from envs.views.rotations import PosedViews, quaternions
-from worldmodel.evaluation.action_conditioned import Protocol
+from worldmodel.evaluation.action_conditioned import ProbeProtocol
 from worldmodel.evaluation.heads import HeadConfig
 
-SHORT = Protocol(
+SHORT = ProbeProtocol(
     classifier=HeadConfig(epochs=1),
     regressor=HeadConfig(kind="mlp", hidden=8, epochs=1),
     classified=(30, 20),

@@ -19,7 +19,7 @@ from worldmodel.seq_jepa import SeqWorldModel
 
 
 @dataclass(frozen=True, kw_only=True)
-class Protocol:
+class ProbeProtocol:
     """How much is measured, and how.
 
     Attributes:
@@ -56,7 +56,7 @@ class Protocol:
 
 
 def encoder_scores(
-    *, train: SequenceFeatures, test: SequenceFeatures, classes: int, protocol: Protocol, seed: int
+    *, train: SequenceFeatures, test: SequenceFeatures, classes: int, protocol: ProbeProtocol, seed: int
 ) -> dict[str, float]:
     """Probes of the per-view code z: class of the mean over M views, relative and absolute rotation.
 
@@ -92,7 +92,7 @@ def aggregate_scores(
     train: SequenceFeatures,
     test: SequenceFeatures,
     classes: int,
-    protocol: Protocol,
+    protocol: ProbeProtocol,
     seed: int,
 ) -> dict[str, float]:
     """Probes of the aggregate: class by number of views, pose of the last view, path integration with its controls.
@@ -155,7 +155,7 @@ def _accuracy(
     features: tuple[torch.Tensor, ...],
     labels: tuple[torch.Tensor, ...],
     classes: int,
-    protocol: Protocol,
+    protocol: ProbeProtocol,
     seed: int,
 ) -> float:
     (n, m), (train, test), (known, asked) = protocol.classified, features, labels
@@ -167,7 +167,7 @@ def _rotation(
     name: str,
     features: tuple[torch.Tensor, torch.Tensor],
     targets: tuple[torch.Tensor, ...],
-    protocol: Protocol,
+    protocol: ProbeProtocol,
     seed: int,
 ) -> dict[str, float]:
     """R^2 of canonical quaternions and the mean angle of error in degrees, beside that of the mean rotation."""

@@ -9,7 +9,7 @@ from scipy.stats import t as student
 
 
 @dataclass(frozen=True, kw_only=True)
-class Interval:
+class MeanOverSeeds:
     """Mean over seeds.
 
     Attributes:
@@ -26,7 +26,7 @@ class Interval:
     confidence: float
 
 
-def interval(values: Sequence[float], *, confidence: float = 0.95) -> Interval:
+def interval(values: Sequence[float], *, confidence: float = 0.95) -> MeanOverSeeds:
     """Mean, standard deviation and t interval of one number per seed.
 
     Raises:
@@ -41,11 +41,13 @@ def interval(values: Sequence[float], *, confidence: float = 0.95) -> Interval:
     half = (
         float(student.ppf((1 + confidence) / 2, count - 1)) * sd / math.sqrt(count) if count > 1 else math.nan
     )
-    return Interval(mean=mean, sd=sd, low=mean - half, high=mean + half, count=count, confidence=confidence)
+    return MeanOverSeeds(
+        mean=mean, sd=sd, low=mean - half, high=mean + half, count=count, confidence=confidence
+    )
 
 
-def paired(a: Sequence[float], b: Sequence[float], *, confidence: float = 0.95) -> Interval:
-    """Interval of a - b where entry i of both comes from the same seed: what the seed adds to both cancels.
+def paired(a: Sequence[float], b: Sequence[float], *, confidence: float = 0.95) -> MeanOverSeeds:
+    """Mean of a - b, where entry i of both comes from the same seed: what the seed adds to both cancels.
 
     Raises:
         ValueError: if the lengths differ.

@@ -5,7 +5,7 @@ from torch import nn
 
 from tests.worldmodel.evaluation.toy import Turned
 from worldmodel.evaluation.action_conditioned import (
-    Protocol,
+    ProbeProtocol,
     aggregate_scores,
     encoder_scores,
     retrieval_scores,
@@ -14,7 +14,7 @@ from worldmodel.evaluation.heads import HeadConfig
 from worldmodel.evaluation.sequences import draw_sequences, encode_sequences
 from worldmodel.seq_jepa import SeqWorldModel
 
-PROTOCOL = Protocol(
+PROTOCOL = ProbeProtocol(
     classifier=HeadConfig(kind="linear", lr=1e-2, epochs=10, batch_size=64),
     regressor=HeadConfig(kind="mlp", hidden=32, lr=1e-2, epochs=12, batch_size=32),
     classified=(200, 100),
@@ -62,5 +62,5 @@ def test_the_numbers_of_a_perfect_encoder() -> None:
 
 def test_sequences_are_long_enough_for_all_that_is_measured() -> None:
     assert PROTOCOL.steps == 4
-    assert Protocol().steps == 8
-    assert Protocol(lengths=(1,), paths=(9,)).steps == 10
+    assert ProbeProtocol().steps == 8
+    assert ProbeProtocol(lengths=(1,), paths=(9,)).steps == 10
