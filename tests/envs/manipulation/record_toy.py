@@ -1,4 +1,4 @@
-"""scripts/record_demonstrations.py with the toy suite: worker processes import the main module, so find the suite too."""
+"""scripts/record_demonstrations.py with the toy suite. Worker processes import the main module, and so find it too."""
 
 import sys
 import time
@@ -9,10 +9,10 @@ sys.path[:0] = [
     str(Path(__file__).resolve().parents[3] / "scripts"),
 ]
 
-import record_demonstrations
+import record_demonstrations  # noqa: E402
 
-from envs.lerobot import LeRobotWriter
-from tests.envs.manipulation import toy  # noqa: F401 - registers the suite
+from envs.lerobot import LeRobotWriter  # noqa: E402
+from tests.envs.manipulation import toy  # noqa: E402, F401 - registers the suite
 
 if __name__ == "__main__":
     if "--slow" in sys.argv:  # time to be killed in
