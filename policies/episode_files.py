@@ -2,12 +2,19 @@
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
-from policies.rollouts import Episode
 from worldmodel.training.run_folder import flatten
+
+E = TypeVar("E")
+
+
+class Line(Protocol):
+    """What can be written."""
+
+    def json(self) -> dict[str, Any]: ...
 
 
 class EpisodeFileError(RuntimeError):
@@ -43,14 +50,14 @@ class EpisodeFile:
                 f"with out=DIR, or delete the file"
             )
 
-    def read(self) -> list[Episode]:
-        """The finished episodes.
+    def read(self, parse: Callable[[dict[str, Any]], E]) -> list[E]:
+        """The finished episodes, each from its line.
 
         Raises:
             EpisodeFileError: if a line other than the last, which a crash may cut, cannot be read.
         """
         try:
-            return [Episode.from_json(line) for line in self._lines()[1:] if "commit" not in line]
+            return [parse(line) for line in self._lines()[1:] if "commit" not in line]
         except (TypeError, KeyError) as error:
             raise EpisodeFileError(
                 f"{self.path} was written by another version ({error}): delete it to evaluate anew"
@@ -62,7 +69,7 @@ class EpisodeFile:
         first = [line.get("commit", "unknown") for line in lines[:1]]
         return (*first, *(line["commit"] for line in lines[1:] if "commit" in line))
 
-    def append(self, episodes: Iterable[Episode]) -> None:
+    def append(self, episodes: Iterable[Line]) -> None:
         before, begin = self.commits(), []
         if not before:
             begin = [self.header]

@@ -228,7 +228,7 @@ def _run(
 ) -> tuple[Episode, ...]:
     """All episodes of one agent, those of its file first. Batches are never split, so that a continued evaluation
     makes the same numbers, to the last bit, as one that was never stopped."""
-    done = {e.seed: e for e in file.read()} if file else {}
+    done = {e.seed: e for e in file.read(Episode.from_json)} if file else {}
     bar.set_description(name)
     for indices in batches(len(problems), protocol.batch):
         chosen = [problems[i] for i in indices]
