@@ -88,7 +88,7 @@ class ACTJEPA(nn.Module):
         """Held-out error of the prediction, that of the mean target of each step, and the health of learned targets.
 
         `target_std` pools all steps, `target_std_between` is between samples at the same step: positions alone keep the
-        former from 0.
+        former from 0. A collapse is told by the latter.
         """
         found = [self._predict(self.act.context(b.observation), b, 0) for b in batches]
         target = torch.cat([t.value for t, _ in found])
@@ -103,7 +103,7 @@ class ACTJEPA(nn.Module):
         }
         if not self._provider.learned:
             return values
-        between = float((target - mean)[valid].square().mean(0).sqrt().mean())
+        between = _std_between_samples(target, valid)
         if not between >= self.collapse_std:
             raise RepresentationCollapse(
                 f"the targets collapsed: between held-out samples their standard deviation is {between:.4f} (limit "
@@ -129,3 +129,14 @@ class ACTJEPA(nn.Module):
     @property
     def _provider(self) -> TargetProvider:
         return self.targets  # type: ignore[return-value]
+
+
+def _std_between_samples(target: torch.Tensor, valid: torch.Tensor) -> float:
+    """Standard deviation of targets [B, K, D] over samples, meaned over steps and features.
+
+    Of samples that end before the episode does, if there are two: how much is padded differs and shows in a target.
+    """
+    whole = valid.all(1)
+    if int(whole.sum()) >= 2:
+        return float(target[whole].std(0).mean())
+    return float(target[:, 0].std(0).mean())

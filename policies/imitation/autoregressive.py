@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from policies.imitation.batches import ChunkBatch, ObservationError, PolicyObservation
-from policies.imitation.policy import Interface, Noise
+from policies.imitation.interface import Interface
+from policies.imitation.policy import Noise
 from policies.imitation.vision import ImageTokens
 from worldmodel.distributed import at_least_fp32
 from worldmodel.nn.decoder import Encoder

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from policies.imitation.batches import ChunkBatch, PolicyObservation
-from policies.imitation.policy import Interface, Noise, action_l1
+from policies.imitation.interface import Interface
+from policies.imitation.policy import Noise, action_l1
 from policies.imitation.vision import ImageTokens
 from worldmodel.objectives import Loss
 

@@ -11,7 +11,8 @@ from policies.imitation.autoregressive import AutoregressiveTransformer
 from policies.imitation.bc import BehaviourCloning
 from policies.imitation.context import ContextEncoder, StateTransformer
 from policies.imitation.flow import FlowPolicy
-from policies.imitation.policy import ImitationPolicy, Interface
+from policies.imitation.interface import Interface
+from policies.imitation.policy import ImitationPolicy
 from policies.imitation.statistics import Statistics
 from policies.imitation.targets import (
     ImageTargets,

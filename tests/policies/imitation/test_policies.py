@@ -1,0 +1,246 @@
+"""What holds for every arm: padding counts for nothing, the future is not seen, units, seeds, learning, the loop."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from policies.imitation.batches import ChunkBatch, ObservationError
+from policies.imitation.build import NAMES, Auxiliary, build_network, build_policy, image_tokens
+from policies.imitation.chunks import ChunkDataset, collate_chunks
+from policies.imitation.interface import ChunkError
+from policies.imitation.policy import ImitationPolicy
+from policies.imitation.statistics import MissingStatistics
+from tests.policies.imitation.toys import (
+    ARMS,
+    TASKS,
+    TINY,
+    C,
+    batch,
+    batches,
+    demonstrations,
+    interface,
+    policy,
+    with_garbage,
+)
+from worldmodel.protocols import Task
+from worldmodel.training import RunFolder, TrainerConfig, fit
+from worldmodel.training.checkpoints import CheckpointError, load_checkpoint, load_strict
+from worldmodel.training.schedules import WarmupCosine
+
+
+def loss_and_gradients(made: ImitationPolicy, data: ChunkBatch) -> list[torch.Tensor]:
+    made.zero_grad()
+    loss = made.training_step(data, 3)
+    loss.total.backward()
+    return [loss.total.detach(), *[p.grad.clone() for p in made.parameters() if p.grad is not None]]
+
+
+def noise(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_the_toy_batch_pads() -> None:
+    assert 0 < int(batch().is_pad.sum()) < batch().is_pad.numel() / 2
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_padding_changes_neither_loss_nor_gradient_nor_action(arm: str) -> None:
+    made, clean = policy(arm), batch(arm, size=24)
+    dirty = with_garbage(clean)
+    assert not torch.equal(clean.state, dirty.state)
+    for one, other in zip(loss_and_gradients(made, clean), loss_and_gradients(made, dirty), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
+    made.eval()
+    assert torch.equal(made.act(clean.observation, noise()), made.act(dirty.observation, noise()))
+    assert made.monitors([clean])["action_l1"] == made.monitors([dirty])["action_l1"]
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_the_future_reaches_neither_memory_nor_actions(arm: str) -> None:
+    made, now = policy(arm).eval(), batch(arm)
+    later = replace(now, state=now.state.clone(), action=torch.randn(now.action.shape))
+    later.state[:, 1:] += 1
+    if later.environments is not None:
+        later = replace(later, environments=later.environments + 1)
+    with torch.no_grad():
+        memories = [made.network.memory(b.observation) for b in (now, later)]  # type: ignore[operator]
+    assert torch.equal(*memories)
+    assert torch.equal(made.act(now.observation, noise()), made.act(later.observation, noise()))
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_every_arm_is_a_task_whose_gradient_reaches_all_it_trains(arm: str) -> None:
+    made = policy(arm)
+    assert isinstance(made, Task)
+    made.training_step(batch(arm), 0).total.backward()
+    trained = {name: p for name, p in made.named_parameters() if p.requires_grad}
+    assert not [name for name, p in trained.items() if p.grad is None]
+    values = made.eval().monitors(batches(arm))
+    assert {"action_l1", "action_l1_mean"} <= values.keys()
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_monitors_and_actions_leave_the_policy_as_it_is(arm: str) -> None:
+    made = policy(arm).eval()
+    before = {name: value.clone() for name, value in made.state_dict().items()}
+    made.monitors([batch(arm)])
+    made.act(batch(arm).observation, noise())
+    assert all(torch.equal(before[name], value) for name, value in made.state_dict().items())
+
+
+@pytest.mark.parametrize("arm", ["act", "act_jepa", "act_cvae", "flow"])
+def test_dropout_is_a_function_of_seeds_and_step(arm: str) -> None:
+    made, data = policy(arm, sizes=replace(TINY, dropout=0.5)), batch(arm)
+    state = torch.get_rng_state()
+    losses = [float(made.training_step(data, step).total.detach()) for step in (0, 0, 1)]
+    assert losses[0] == losses[1] != losses[2]
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_actions_are_denormalised_and_then_clipped() -> None:
+    made = policy("act").eval()
+    observation = batch().observation
+    raw = made.network.sample(made.statistics.normalise(observation))  # type: ignore[operator]
+    expected = raw * made.statistics.action_std + made.statistics.action_mean
+    torch.testing.assert_close(made.act(observation), expected.clamp(-0.3, 0.3))
+    with torch.no_grad():
+        made.network.decoder.head.bias.fill_(50.0)  # type: ignore[union-attr,operator]
+    assert torch.equal(made.act(observation), torch.full((8, C, 2), 0.3))
+
+
+@pytest.mark.parametrize("arm", ["act", "act_jepa", "bc"])
+def test_one_batch_is_learned_by_heart(arm: str) -> None:
+    made, data = policy(arm, sizes=replace(TINY, dim=32, hidden=64)), batch(arm, size=8)
+    optimizer = torch.optim.Adam([p for p in made.parameters() if p.requires_grad], lr=5e-3)
+    errors = []
+    for step in range(300):
+        optimizer.zero_grad()
+        loss = made.training_step(data, step)
+        errors.append(float(loss.parts["loss/action"]))
+        if errors[-1] < 0.05:
+            break
+        loss.total.backward()
+        optimizer.step()
+        made.after_step(step, 300)
+    assert errors[0] > 0.5
+    assert errors[-1] < 0.05
+
+
+def test_policies_act_in_evaluation_mode_only() -> None:
+    with pytest.raises(RuntimeError, match=r"call policy.eval\(\)"):
+        policy("act").act(batch().observation)
+
+
+def test_observations_that_do_not_fit_are_named() -> None:
+    made, good = policy("act").eval(), batch().observation
+    image = torch.zeros(8, 3, 16, 16, dtype=torch.uint8)
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"environment": None}, "sees environment"),
+        ({"image": image}, "built without image"),
+        ({"state": torch.zeros(8, 5)}, r"state must be \[3\]"),
+        ({"state": torch.full((8, 3), torch.nan)}, "state of row 0 holds NaN"),
+        ({"environment": torch.full((8, 4), torch.inf)}, "environment of row 0"),
+        ({"task": torch.full((8,), 2)}, r"0\.\.1"),
+    ]
+    for changes, message in wrong:
+        with pytest.raises(ObservationError, match=message):
+            made.act(replace(good, **changes))
+    with pytest.raises(ObservationError, match="sees image"):
+        policy("image").eval().act(good)
+    with pytest.raises(ObservationError, match="no task 'fly'"):
+        interface().task_index("fly")
+    assert interface().task_index("push") == 1
+
+
+def test_batches_that_do_not_fit_are_named() -> None:
+    made, dataset = policy("act"), ChunkDataset(demonstrations(), tasks=TASKS, chunk=C + 1)
+    with pytest.raises(ChunkError, match=f"chunk={C}"):
+        made.training_step(collate_chunks([dataset[(0, 0)]]), 0)
+    data = batch()
+    with pytest.raises(ObservationError, match="actions have 3 numbers"):
+        made.training_step(replace(data, action=torch.zeros(8, C, 3)), 0)
+
+
+def test_names_and_sizes_that_do_not_exist() -> None:
+    wrong: Any = "gpt"
+    with pytest.raises(ValueError, match="act_jepa"):
+        build_network(wrong, interface=interface(), sizes=TINY)
+    with pytest.raises(ValueError, match="latent, shared_latent"):
+        policy("act_jepa", target=wrong)
+    with pytest.raises(ValueError, match="image targets need a policy that sees"):
+        policy("act_jepa", target="image")
+    with pytest.raises(ValueError, match="small or resnet18"):
+        image_tokens(replace(TINY, vision=wrong))
+    with pytest.raises(ValueError, match="multiple of 3 heads"):
+        build_network("act", interface=interface(), sizes=replace(TINY, heads=3))
+    with pytest.raises(ValueError, match="at least one task"):
+        replace(interface(), tasks=())
+    with pytest.raises(ValueError, match="stands twice"):
+        replace(interface(), tasks=("a", "a"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_images_are_seen_by_every_policy(name: Any) -> None:
+    made = build_policy(
+        name, interface=interface(images=True), sizes=TINY, statistics=policy("act").statistics
+    ).eval()
+    observation = batch("image").observation
+    assert observation.image is not None
+    other = replace(observation, image=255 - observation.image)
+    assert not torch.equal(made.act(observation, noise()), made.act(other, noise()))
+
+
+def trained(folder: Path, **changes: Any) -> ImitationPolicy:
+    folder.mkdir(exist_ok=True)
+    made = policy("act_jepa", sizes=replace(TINY, dropout=0.1))
+    dataset = ChunkDataset(demonstrations(), tasks=TASKS, chunk=C)
+    settings: dict[str, Any] = {"max_steps": 6, "batch_size": 8, "eval_every": 3, "checkpoint_every": 2}
+    config = TrainerConfig(
+        schedule=WarmupCosine(max_lr=1e-3, warmup=2), device="cpu", progress=False, **{**settings, **changes}
+    )
+    fit(
+        made,
+        dataset=dataset,
+        collate=collate_chunks,
+        heldout=batches(first=50),
+        run=RunFolder(folder),
+        config=config,
+        device=torch.device("cpu"),
+    )
+    return made.eval()
+
+
+def test_the_training_loop_trains_resumes_and_keeps_the_statistics(tmp_path: Path) -> None:
+    whole = trained(tmp_path / "whole")
+    trained(tmp_path / "pieces", stop_after=3)
+    pieces = trained(tmp_path / "pieces")
+    assert all(torch.equal(a, pieces.state_dict()[name]) for name, a in whole.state_dict().items())
+    latest = RunFolder(tmp_path / "whole").latest_checkpoint()
+    assert latest is not None
+    tensors = load_checkpoint(latest).model
+    fresh = policy_without_statistics()
+    observation = batch().observation
+    with pytest.raises(MissingStatistics, match="state_mean"):
+        fresh.act(observation)
+    with pytest.raises(MissingStatistics, match="load a checkpoint"):
+        fresh.train().training_step(batch(), 0)
+    load_strict(fresh, tensors, source="the checkpoint")
+    assert torch.equal(fresh.eval().act(observation), whole.act(observation))
+    without = {name: value for name, value in tensors.items() if not name.startswith("statistics.")}
+    with pytest.raises(CheckpointError, match=r"missing statistics\.state_mean"):
+        load_strict(policy_without_statistics(), without, source="the checkpoint")
+
+
+def policy_without_statistics() -> ImitationPolicy:
+    return build_policy("act_jepa", interface=interface(), sizes=TINY, auxiliary=Auxiliary(horizon=C)).eval()
+
+
+def test_infinite_bounds_can_be_saved() -> None:
+    made = policy("act").statistics
+    made.set_bounds(-np.full(2, np.inf), np.full(2, np.inf))
+    assert all(bool(b.isfinite().all()) for b in made.buffers())
+    assert torch.equal(made.executable(torch.full((1, 2), 9.0)), 9 * made.action_std + made.action_mean[None])
