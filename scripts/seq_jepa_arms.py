@@ -27,7 +27,8 @@ from worldmodel.training.checkpoints import load_checkpoint, load_strict, write_
 from worldmodel.training.provenance import provenance
 from worldmodel.training.schedules import WarmupCosine
 
-Split = Literal["train", "test"]
+Split = Literal["train", "validation", "test"]
+VALIDATION = 10  # one in so many items of the training side is watched during training, and never trained on
 EMA_START = 0.99
 LIMITS = {"objects30": 30.0, "objects90": 90.0}  # degrees about each axis
 RENDERED = Path("data/objects")
@@ -142,17 +143,23 @@ class Prepared:
 
 @lru_cache(maxsize=4)
 def source(data: str, split: Split) -> Prepared:
-    """One side of a data set by name; its views are the same for every seed of a run.
+    """One part of a data set by name; its views are the same for every seed of a run.
 
     Raises:
         ValueError: for an unknown name.
     """
+    side: Literal["train", "test"] = "test" if split == "test" else "train"
     if data == "digits":
-        return Prepared(digits(split=split))
-    if data in LIMITS:
+        items = digits(split=side)
+    elif data in LIMITS:
         spec = ObjectSpec(limits=(LIMITS[data],) * 3)
-        return Prepared(objects(split=split, spec=spec, pool=2, folder=RENDERED, progress=False))
-    raise ValueError(f"data is digits, objects30 or objects90, got {data!r}")
+        items = objects(split=side, spec=spec, pool=2, folder=RENDERED, progress=False)
+    else:
+        raise ValueError(f"data is digits, objects30 or objects90, got {data!r}")
+    if side == "train":  # sorted by class, so every class gives its share
+        watched = np.arange(len(items)) % VALIDATION == 0
+        items = items.subset(watched if split == "validation" else ~watched)
+    return Prepared(items)
 
 
 def world_model(arm: Arm, *, source: Prepared, scale: Scale) -> SeqWorldModel:
@@ -235,7 +242,7 @@ def trained(
     )
     run = RunFolder(folder)
     run.open(
-        {"data": data, "arm": asdict(arm), "scale": asdict(scale), "seed": seed},
+        {"data": data, "arm": asdict(arm), "scale": asdict(scale), "seed": seed, "validation": VALIDATION},
         resume=True,
         volatile=("arm.title",),
     )
@@ -254,7 +261,9 @@ def trained(
         model,
         dataset=EpisodeDataset(items, steps=stretch),
         collate=collate_episodes,
-        heldout=episode_batches(source(data, "test"), steps=stretch, count=1000, batch_size=250, seed=1),
+        heldout=episode_batches(
+            source(data, "validation"), steps=stretch, count=1000, batch_size=250, seed=1
+        ),
         run=run,
         config=config,
         device=torch.device("cpu"),

@@ -3,7 +3,8 @@
     python scripts/study_seq_jepa.py --data digits
 
 Every (arm, seed) is a cell: trained, measured, stored under --runs and not made again when the study is restarted. The
-report holds every cell that is there. Nothing was tuned on its figures: gates and protocol were fixed before.
+report holds every cell that is there. Nothing was tuned on its figures: gates and protocol were fixed before, and what
+is watched during training is a part of the training items; test items are seen once a cell is trained.
 """
 
 import argparse
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from seq_jepa_arms import ARMS, Arm, Prepared, Scale, source, task, trained
+from seq_jepa_arms import ARMS, VALIDATION, Arm, Prepared, Scale, source, task, trained
 from seq_jepa_report import figure, gates, report
 from tqdm import tqdm
 
@@ -123,12 +124,12 @@ def main() -> None:
             if arguments.gates_only and name == "act":
                 own = replace(own, controls=True)
             stored = folder / "cell.json"
-            if stored.is_file() and json.loads(stored.read_text())["protocol"] == plain(own):
+            about = {"arm": name, "seed": seed, "protocol": plain(own), "validation": VALIDATION}
+            if stored.is_file() and about.items() <= json.loads(stored.read_text()).items():
                 continue
             cell = measured(ARMS[name], protocol=own, **settings)
             folder.mkdir(parents=True, exist_ok=True)
-            about = {"arm": name, "seed": seed, "protocol": plain(own), "measured_at": provenance()}
-            write_json(stored, {**about, **cell})
+            write_json(stored, {**about, "measured_at": provenance(), **cell})
     cells = [without_commands(json.loads(p.read_text())) for p in sorted(runs.glob("*/cell.json"))]
     if arguments.train_only or not cells:
         return

@@ -111,6 +111,16 @@ class PosedViews:
     def __len__(self) -> int:
         return len(self.views)
 
+    def subset(self, chosen: np.ndarray) -> "PosedViews":
+        """Some of the objects, by index or by a mask [N]."""
+        return PosedViews(
+            views=self.views[chosen],
+            rotations=self.rotations[chosen],
+            classes=self.classes[chosen],
+            latents={name: values[chosen] for name, values in self.latents.items()},
+            acted=self.acted,
+        )
+
     def sample(self, item: int, *, steps: int, generator: np.random.Generator) -> Episode:
         """`steps` distinct views of an object. Labels: class, rotation [T, 4], and each latent [T]."""
         chosen = distinct_views(self.views.shape[1], steps=steps, item=item, generator=generator)

@@ -99,6 +99,40 @@ def test_a_stopped_training_is_continued_and_never_measured(
     assert (tmp_path / "cell" / "training.json").exists()
 
 
+def test_what_is_watched_in_training_is_neither_trained_on_nor_tested(
+    script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script("study_seq_jepa")
+    import seq_jepa_arms as arms
+
+    from worldmodel.training import FitResult
+
+    items = {"train": posed(40), "test": posed(10)}
+    monkeypatch.setattr(arms, "digits", lambda split: items[split])
+    arms.source.cache_clear()
+    parts = {split: arms.source("digits", split) for split in ("train", "validation", "test")}
+    assert {split: len(part) for split, part in parts.items()} == {"train": 36, "validation": 4, "test": 10}
+    rotations = [part.posed.rotations[:, 0] for split, part in parts.items() if split != "test"]
+    everything = items["train"].rotations[:, 0]
+    assert np.array_equal(np.unique(np.concatenate(rotations), axis=0), np.unique(everything, axis=0))
+
+    seen: dict[str, Any] = {}
+
+    def fit(model: Any, *, dataset: Any, heldout: Any, **rest: Any) -> Any:
+        seen.update(trained=dataset.source, heldout=heldout)
+        return FitResult(step=2, max_steps=2, interrupted=False)
+
+    monkeypatch.setattr(arms, "fit", fit)
+    small = arms.Scale(widths=(8, 8), steps=2, batch_size=8, action_embed=8, hidden=8, heads=2, layers=1)
+    arms.trained(arms.ARMS["act"], data="digits", scale=small, seed=0, folder=tmp_path)
+    assert seen["trained"] is parts["train"]
+    watched = {view.tobytes() for view in parts["validation"].posed.views.reshape(-1, 1, 4, 4)}
+    assert {
+        v.tobytes() for batch in seen["heldout"] for v in batch.observations.reshape(-1, 1, 4, 4).numpy()
+    } <= watched
+    arms.source.cache_clear()
+
+
 def test_prepared_views_are_those_of_the_source(study: Any) -> None:
     plain, prepared = posed(), study.source("digits", "train")
     for item in (0, 7):

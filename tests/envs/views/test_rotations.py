@@ -88,6 +88,17 @@ def test_latents_become_labels_and_parts_of_the_action() -> None:
     assert episode.labels["class"] == 2
 
 
+@pytest.mark.parametrize("chosen", [np.array([0, 2]), np.array([True, False, True])])
+def test_a_subset_keeps_its_items_whole(chosen: np.ndarray) -> None:
+    whole = posed(acted=("hue",))
+    part = whole.subset(chosen)
+    assert (len(part), part.action.names) == (2, whole.action.names)
+    np.testing.assert_array_equal(part.views, whole.views[[0, 2]])
+    np.testing.assert_array_equal(part.rotations, whole.rotations[[0, 2]])
+    np.testing.assert_array_equal(part.classes, [0, 2])
+    np.testing.assert_array_equal(part.latents["hue"], whole.latents["hue"][[0, 2]])
+
+
 def test_errors_name_the_fix() -> None:
     with pytest.raises(ValueError, match="item 1 has 6 views: ask for 1 to 6 steps, not 7"):
         posed().sample(1, steps=7, generator=np.random.default_rng(0))
