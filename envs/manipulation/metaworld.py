@@ -12,10 +12,11 @@ import numpy as np
 
 from envs.episodes import ActionSpec
 from envs.goals import clip_action
-from envs.gym_base import Env, require
+from envs.gym_base import Env
 from envs.manipulation.extras import require_manipulation
 from envs.manipulation.protocol import ManipulationEnv, Observation
 from envs.manipulation.rendering import SceneRenderer, require_mujoco, require_preset
+from envs.manipulation.spaces import spaces_of
 
 STATE_DIM, ENVIRONMENT_DIM = 4, 35
 LIBRARY_MAX_STEPS = 500  # its step() raises after that
@@ -67,7 +68,6 @@ class MetaWorld(Env):
         if not 1 <= max_steps <= LIBRARY_MAX_STEPS:
             raise ValueError(f"max_steps must lie in 1 to {LIBRARY_MAX_STEPS}, got {max_steps}")
         require_preset(preset)
-        spaces = require("gymnasium").spaces
         self.task, self.max_steps, self.image_size, self.preset = (
             f"metaworld/{task}",
             max_steps,
@@ -78,12 +78,8 @@ class MetaWorld(Env):
         self.action = ActionSpec(
             names=("hand dx [cm]", "hand dy [cm]", "hand dz [cm]", "gripper effort"), low=-edge, high=edge
         )
-        self.action_space = spaces.Box(-edge, edge, dtype=np.float32)
-        self.observation_space = spaces.Dict(
-            {
-                "state": spaces.Box(-np.inf, np.inf, (STATE_DIM,), np.float32),
-                "environment": spaces.Box(-np.inf, np.inf, (ENVIRONMENT_DIM,), np.float32),
-            }
+        self.observation_space, self.action_space = spaces_of(
+            self.action, state=STATE_DIM, environment=ENVIRONMENT_DIM
         )
         self._library_name = task + _VERSION
         self._env = _library().ALL_V3_ENVIRONMENTS[self._library_name]()

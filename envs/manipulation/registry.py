@@ -2,9 +2,16 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from envs.manipulation import metaworld
+from envs.manipulation.aloha import TASKS as ALOHA_TASKS
+from envs.manipulation.aloha import Aloha
+from envs.manipulation.metaworld import MetaWorld, task_names
+from envs.manipulation.ogbench import CUBES, OGBenchCube
+from envs.manipulation.point_maze import MAX_STEPS as MAZES
+from envs.manipulation.point_maze import PointMazeReach
 from envs.manipulation.protocol import ManipulationEnv
+from envs.manipulation.push_t import PushTKeypoints
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,10 +28,16 @@ class EnvOptions:
     preset: str = "fast"
     max_steps: int | None = None
 
+    def _arguments(self, *, drawn_by_mujoco: bool) -> dict[str, Any]:
+        found: dict[str, Any] = {"image_size": self.image_size}
+        if drawn_by_mujoco:
+            found["preset"] = self.preset
+        return found if self.max_steps is None else {**found, "max_steps": self.max_steps}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Suite:
-    """Tasks whose observations and actions have the same shapes.
+    """Tasks of one simulator.
 
     Attributes:
         tasks: their names.
@@ -35,12 +48,30 @@ class Suite:
     make: Callable[[str, EnvOptions], ManipulationEnv]
 
 
-def _metaworld(task: str, options: EnvOptions) -> ManipulationEnv:
-    steps = {} if options.max_steps is None else {"max_steps": options.max_steps}
-    return metaworld.MetaWorld(task, image_size=options.image_size, preset=options.preset, **steps)
+def _push_t(task: str, options: EnvOptions) -> ManipulationEnv:
+    if task != "keypoints":
+        raise ValueError(f"Push-T has no task {task!r}; there is push_t/keypoints")
+    return PushTKeypoints(**options._arguments(drawn_by_mujoco=False))
 
 
-SUITES = {"metaworld": Suite(tasks=metaworld.task_names, make=_metaworld)}
+SUITES = {
+    "metaworld": Suite(
+        tasks=task_names, make=lambda task, o: MetaWorld(task, **o._arguments(drawn_by_mujoco=True))
+    ),
+    "ogbench": Suite(
+        tasks=lambda: tuple(CUBES),
+        make=lambda task, o: OGBenchCube(task, **o._arguments(drawn_by_mujoco=True)),
+    ),
+    "aloha": Suite(
+        tasks=lambda: tuple(ALOHA_TASKS),
+        make=lambda task, o: Aloha(task, **o._arguments(drawn_by_mujoco=True)),
+    ),
+    "push_t": Suite(tasks=lambda: ("keypoints",), make=_push_t),
+    "point_maze": Suite(
+        tasks=lambda: tuple(MAZES),
+        make=lambda task, o: PointMazeReach(task, **o._arguments(drawn_by_mujoco=False)),
+    ),
+}
 
 
 def env_names(suite: str) -> list[str]:
