@@ -116,13 +116,15 @@ def measured_statistics(shown: Demonstrations) -> Statistics:
     )
 
 
-def datasets(settings: Settings, shown: Demonstrations) -> tuple[ChunkDataset, ChunkDataset]:
-    """Training and held-out stretches."""
+def datasets(
+    settings: Settings, shown: Demonstrations, *, horizon: int | None = None
+) -> tuple[ChunkDataset, ChunkDataset]:
+    """Training and held-out stretches; `horizon` states in place of what the policy predicts."""
     branch = auxiliary(settings)
     options: dict[str, Any] = {
         "tasks": shown.tasks,
         "chunk": settings["chunk"],
-        "horizon": branch.horizon if branch else None,
+        "horizon": horizon or (branch.horizon if branch else None),
         "image_stride": branch.image_stride if branch and branch.target == "image" else None,
     }
     return (
