@@ -14,9 +14,10 @@ from torch import nn
 
 from worldmodel.batches import EpisodeBatch, LatentState
 from worldmodel.distributed import at_least_fp32, mean_over_ranks
-from worldmodel.monitors import CopyLast, representation_health
+from worldmodel.monitors import representation_health
 from worldmodel.nn.batch_norm import SyncedBatchNorm1d, recalibrated
 from worldmodel.objectives import Loss
+from worldmodel.planning import error_by_horizon
 from worldmodel.protocols import RepresentationCollapse
 from worldmodel.regularizers import covariance_term, variance_term
 from worldmodel.sigreg import SIGReg
@@ -201,31 +202,30 @@ class JEPADynamics(nn.Module):
     def monitors(self, batches: Sequence[EpisodeBatch]) -> dict[str, float]:
         """Health of the latents, and the prediction error against copying the first latent, per horizon.
 
-        Of a copy whose BatchNorm statistics are those of the held-out episodes.
+        Of a copy whose BatchNorm statistics are those of the held-out episodes. `copy_last_ratio_raw_*` are of the
+        model as it is stored, with the running statistics of training: what a planner will use.
         """
         here = [batch.to(self.model.action_scale.device) for batch in batches]
-        model = recalibrated(self.model, here, lambda m, batch: m.encode(batch.observations))  # type: ignore[operator]
+        raw, model = (
+            recalibrated(self.model, seen, lambda m, batch: m.encode(batch.observations))  # type: ignore[operator]
+            for seen in ([], here)
+        )
+        assert isinstance(raw, DynamicsModel)
         assert isinstance(model, DynamicsModel)
-        latents: list[torch.Tensor] = []
-        horizons: list[CopyLast] = []
-        for batch in here:
-            z = model.encode(batch.observations)
-            start = LatentState(latents=z[:, :1], actions=batch.actions[:, :0])
-            imagined = model.rollout(start, batch.actions)
-            horizons = horizons or [CopyLast() for _ in range(imagined.shape[1])]
-            for h, monitor in enumerate(horizons):
-                triple = (imagined[:, h], z[:, h + 1], z[:, 0])
-                prediction, target, last = (t.flatten(1) for t in triple)
-                monitor.update(prediction=prediction, target=target, last=last)
-            latents.append(_samples(z).flatten(0, 1))
+        latents = [_samples(model.encode(batch.observations)).flatten(0, 1) for batch in here]
         health = representation_health(torch.cat(latents))
         if not health["std"] >= self.collapse_std:
             raise RepresentationCollapse(
                 f"the latents collapsed: their standard deviation on held-out episodes is {health['std']:.3f} (limit "
                 f"{self.collapse_std}). Raise the weight of variance or sigreg, or lower trainer.max_lr"
             )
-        ratios = [monitor.compute().ratio for monitor in horizons]
-        return {**health, **{f"copy_last_ratio_{h + 1}": ratio for h, ratio in enumerate(ratios)}}
+        longest = min(batch.actions.shape[1] for batch in here)
+        ratios = {
+            f"{name}_{h}": summary.ratio
+            for name, judged in (("copy_last_ratio", model), ("copy_last_ratio_raw", raw))
+            for h, summary in enumerate(error_by_horizon(judged, here, context=1, horizon=longest), start=1)
+        }
+        return {**health, **ratios}
 
 
 def _mean_square(difference: torch.Tensor) -> torch.Tensor:

@@ -150,6 +150,22 @@ def test_monitors_compare_with_copying_at_every_horizon() -> None:
     assert made.monitors([episodes(16)])["copy_last_ratio_2"] == pytest.approx(1.0)
 
 
+def test_monitors_also_tell_the_error_with_the_running_statistics() -> None:
+    made, batch = task().train(), episodes(16)
+    stored = {name: value.clone() for name, value in made.state_dict().items()}
+    off = made.monitors([batch])  # nothing was trained: running statistics are still 0 and 1
+    assert all(torch.equal(value, stored[name]) for name, value in made.state_dict().items())
+    assert off["copy_last_ratio_raw_1"] != pytest.approx(off["copy_last_ratio_1"], rel=1e-3)
+    norms = [m for m in made.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    for norm in norms:
+        norm.momentum = None  # plain averages, of this batch alone
+    made.model.encode(batch.observations)
+    fitting = made.monitors([batch])
+    for h in (1, 2, 3):
+        assert fitting[f"copy_last_ratio_{h}"] == pytest.approx(off[f"copy_last_ratio_{h}"])
+        assert fitting[f"copy_last_ratio_raw_{h}"] == pytest.approx(fitting[f"copy_last_ratio_{h}"])
+
+
 def test_a_collapse_is_an_error() -> None:
     made = task().eval()
     made.model.encoder.layers[-1] = nn.Identity()  # type: ignore[union-attr,operator]
