@@ -10,10 +10,12 @@ from envs.goals import SPLITS, Problem, Split, clip_action, goal_info, problem_o
 from envs.gym_base import Env, require_gymnasium
 
 MAX_STEP = 2.45
-STEP_MEAN, STEP_STD, STEP_LOW, STEP_HIGH = 1.0, 0.4, 0.2, 1.8
+# Of the mean step of an episode, of a step around it, and of all steps.
+PACES, STEP_STD, STEPS = (0.5, 1.4), 0.3, (0.05, 2.0)
 TURN_STD = 0.2
-# Of a step that a wall cut short. A dot that turned at once would show a model no more than the last pixel of a wall.
-BOUNCE_RATE = 0.15
+# Of a step that a wall cut short. A dot that turned at once would show a model little of what walls do: planners then
+# push against walls that the model believes to be open from contact.
+BOUNCE_RATE = 0.06
 _EPISODES_AT_ONCE = 1024
 
 
@@ -121,8 +123,8 @@ class TwoRoomsEpisodes:
     """Walks of the dot (`envs.episodes.EpisodeSource`); an item is an episode of `length` observations in one layout.
 
     Behaviour: the direction turns by a normal angle of std 0.2 rad per step, and is drawn anew with a probability of
-    0.15 after a step that a wall cut short; steps are normal with mean 1.0 px and std 0.4 px, drawn again outside of
-    [0.2, 1.8]. A share of the episodes, `cross_wall_rate`, starts near the door and walks through it first; another,
+    0.06 after a step that a wall cut short. Each episode has a pace, uniform in 0.5 to 1.4 px; its steps are normal
+    around it with std 0.3 px, clipped to 0.05 to 2.0 px. A share of the episodes, `cross_wall_rate`, starts near the door and walks through it first; another,
     `meet_wall_rate`, starts near the inner wall at any height and walks against it, so that a model learns where the
     door is not.
 
@@ -229,12 +231,13 @@ def walk(
     direction = np.where(meeting, towards, direction)
 
     positions, steps = np.empty((count, length, 2)), np.empty((count, length - 1, 2))
+    pace = generator.uniform(*PACES, count)
     positions[:, 0] = position
     for t in range(length - 1):
         heading = np.where((stage == 0)[:, None], ahead, behind) - position
         direction = np.where(stage < 2, np.arctan2(heading[:, 1], heading[:, 0]), direction)
         direction = direction + TURN_STD * generator.standard_normal(count)
-        size = _truncated_normal(count, generator=generator)
+        size = np.clip(pace + STEP_STD * generator.standard_normal(count), *STEPS)
         step = size[:, None] * np.stack([np.cos(direction), np.sin(direction)], axis=1)
         after = geometry.move(position, step, layouts)
         blocked = abs(after - position - step).max(axis=1) > 1e-9
@@ -244,11 +247,3 @@ def walk(
         target = np.where((stage == 0)[:, None], ahead, behind)
         stage = np.where((stage < 2) & (np.linalg.norm(position - target, axis=1) < 1.5), stage + 1, stage)
     return positions, steps
-
-
-def _truncated_normal(count: int, *, generator: np.random.Generator) -> np.ndarray:
-    """Step lengths [count] in px."""
-    sizes = generator.normal(STEP_MEAN, STEP_STD, count)
-    while (outside := (sizes < STEP_LOW) | (sizes > STEP_HIGH)).any():
-        sizes[outside] = generator.normal(STEP_MEAN, STEP_STD, int(outside.sum()))
-    return sizes
