@@ -16,7 +16,7 @@ from worldmodel.training.run_folder import RunFolderError
 
 Script = Callable[[str], ModuleType]
 TINY = [
-    "episodes.episodes=40", "episodes.length=20", "trainer.max_steps=4", "trainer.batch_size=8",
+    "episodes.episodes=40", "episodes.length=33", "trainer.max_steps=4", "trainer.batch_size=8",
     "trainer.heldout_episodes=16", "trainer.eval_every=2", "trainer.checkpoint_every=2", "trainer.device=cpu",
     "trainer.progress=false",
 ]  # fmt: skip
