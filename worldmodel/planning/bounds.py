@@ -95,10 +95,6 @@ class ActionBounds:
         short = self.max_norm * (1 - 1e-6) / norm.clamp(min=self.max_norm)
         return (each * short.where(norm > self.max_norm, 1.0)).flatten(-2)
 
-    def clipped_share(self, actions: torch.Tensor) -> float:
-        """Share of the numbers in actions [..., block * A] that `project` would change."""
-        return changed_numbers(actions, self.project(actions)) / max(actions.numel(), 1)
-
     def initial_spread(self, spread: float | Sequence[float] | None) -> torch.Tensor:
         """Standard deviation [block * A] of a search: one number or one per dimension of an action, or the default.
 
@@ -120,6 +116,6 @@ class ActionBounds:
         return torch.where(half.isfinite(), half, torch.ones_like(half))
 
 
-def changed_numbers(actions: torch.Tensor, projected: torch.Tensor) -> int:
-    """How many numbers of the actions a projection has changed."""
-    return int(torch.ne(actions, projected).count_nonzero())
+def changed_share(actions: torch.Tensor, projected: torch.Tensor) -> float:
+    """Share of the numbers of the actions that a projection has changed."""
+    return int(torch.ne(actions, projected).count_nonzero()) / actions.numel()

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 
 from worldmodel.batches import LatentState
-from worldmodel.planning.bounds import ActionBounds, changed_numbers
+from worldmodel.planning.bounds import ActionBounds, changed_share
 from worldmodel.planning.costs import Cost
 from worldmodel.planning.noise import draw_normal, generators
 from worldmodel.planning.plan import Budget, Plan, StoppedBy
@@ -76,7 +76,7 @@ class GradientPlanner:
         noise[:, 0] = 0
         drawn = torch.addcmul(mean.unsqueeze(1), noise, scale)
         actions = bounds.project(drawn)
-        clipped = changed_numbers(drawn, actions) / drawn.numel()
+        clipped = changed_share(drawn, actions)
         stopped_by: StoppedBy = "iterations"
         units: torch.Tensor | None = None
         for _ in range(self.iterations):
@@ -97,7 +97,10 @@ class GradientPlanner:
             slope = slope.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
             if descent is not None:
                 slope = descent.direction(slope)
-            units = (bounds.project((units.detach() - self.lr * slope) * scale) / scale).requires_grad_()
+            moved = (units.detach() - self.lr * slope) * scale
+            within = bounds.project(moved)
+            clipped = changed_share(moved, within)
+            units = (within / scale).requires_grad_()
         spread = actions.std(dim=1, correction=0)
         return books.close(mean=None, spread=spread, stopped_by=stopped_by)
 

@@ -41,7 +41,8 @@ class PlanAccounting:
     Attributes:
         predictor_steps: imagined steps per environment.
         seconds: wall time of the call.
-        clipped_share: share of the drawn numbers that the projection into the bounds changed.
+        clipped_share: share of the numbers drawn, or arrived at by a step of descent, that the projection into the
+            bounds changed; mean over the iterations.
         cost_trace: [iterations, B], lowest cost found by the end of each iteration.
         stopped_by: what ended the search.
     """

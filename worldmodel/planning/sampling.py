@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 
 from worldmodel.batches import LatentState
-from worldmodel.planning.bounds import ActionBounds, changed_numbers
+from worldmodel.planning.bounds import ActionBounds, changed_share
 from worldmodel.planning.costs import Cost
 from worldmodel.planning.noise import CandidateNoise, generators
 from worldmodel.planning.plan import Budget, Plan, StoppedBy
@@ -119,7 +119,7 @@ class SamplingPlanner:
                 noise = draw()
                 drawn = torch.addcmul(mean.unsqueeze(1), noise, spread.unsqueeze(1), out=noise)
                 candidates = bounds.project(drawn)
-                clipped = changed_numbers(drawn, candidates) / drawn.numel()
+                clipped = changed_share(drawn, candidates)
                 if kept is not None:
                     candidates = torch.cat([candidates, kept.to(candidates)], dim=1)
                 if allowed < wanted:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from tests.worldmodel.planning.toys import box, free
 from worldmodel.planning import ActionBounds, CostFunction, CostSum, GoalCost, SubGoalCost
+from worldmodel.planning.bounds import changed_share
 from worldmodel.planning.costs import cost_rows
 
 Z = torch.randn(2, 5, 4, 3, generator=torch.Generator().manual_seed(0))
@@ -35,8 +36,8 @@ def test_a_projection_lies_in_the_bounds_and_stays(
     assert (each.abs() <= size).all()
     assert max_norm is None or (each.norm(dim=-1) <= max_norm).all()
     assert torch.equal(bounds.project(once), once)
-    assert bounds.clipped_share(actions) == pytest.approx(float((actions != once).float().mean()))
-    assert bounds.clipped_share(once) == 0
+    assert changed_share(actions, once) == pytest.approx(float((actions != once).float().mean()))
+    assert changed_share(once, bounds.project(once)) == 0
 
 
 def test_directions_survive_a_bound_of_the_norm() -> None:

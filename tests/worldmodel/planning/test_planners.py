@@ -107,6 +107,20 @@ def test_no_action_leaves_the_bounds(name: str, bounds: ActionBounds) -> None:
     assert 0 < plan.accounting.clipped_share < 1
 
 
+def test_clipping_is_counted_at_every_step_of_a_descent() -> None:
+    def cost(latents: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
+        return -actions.sum((-1, -2))
+
+    # From zero by 0.1 a step (lr * spread^2) towards a bound of 0.35: the last two of six points are on it.
+    planner = GradientPlanner(
+        bounds=box(2, size=0.35), horizon=3, restarts=1, iterations=6, optimiser="sgd", lr=10, spread=0.1
+    )
+    plan = planner.plan(LQ.model, state_of(LQ.start, 2), cost, seeds=range(len(LQ.start)), step=0)
+    assert plan.accounting is not None
+    assert plan.accounting.clipped_share == pytest.approx(2 / 6)
+    assert plan.cost.tolist() == pytest.approx([-0.35 * 6] * len(LQ.start))
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_books_agree_with_a_model_that_counts(name: str) -> None:
     model = Recording(LQ.model)
