@@ -1,0 +1,136 @@
+"""The commands that train and roll out imitation policies, on a toy: a run of seconds, its resume, its evaluation."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+pytest.importorskip("pyarrow")
+
+from envs.manipulation.recording import RecordingSettings, record
+from envs.manipulation.registry import EnvOptions
+from envs.manipulation.rollout import RolloutSettings
+from tests.envs.manipulation import toy
+from tests.scripts.conftest import ROOT
+from worldmodel.training.checkpoints import CheckpointError
+from worldmodel.training.run_folder import RunFolderError
+
+Script = Callable[[str], ModuleType]
+TINY = [
+    "demonstrations.heldout_per_task=2", "size.dim=16", "size.heads=2", "size.hidden=32", "size.predictor_dim=8",
+    "size.predictor_hidden=16", "size.vision_width=8", "chunk=4", "trainer.max_steps=4", "trainer.batch_size=8",
+    "trainer.heldout_stretches=16", "trainer.eval_every=2", "trainer.checkpoint_every=2", "trainer.device=cpu",
+    "trainer.progress=false",
+]  # fmt: skip
+
+
+def composed(name: str, *overrides: str) -> dict[str, Any]:
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        config = compose(name, overrides=list(overrides))
+    made = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    assert isinstance(made, dict)
+    return made
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six demonstrations of the toy with pictures."""
+    assert toy.SUITES
+    root = tmp_path_factory.mktemp("toy") / "set"
+    rollout = RolloutSettings(options=EnvOptions(image_size=16), image=True)
+    settings = RecordingSettings(rollout=rollout)
+    record(root, names=["toy/reach", "toy/reach-too"], episodes=6, settings=settings)
+    return root
+
+
+def settings(data: Path, folder: Path, *overrides: str) -> dict[str, Any]:
+    return composed("train_policy", *TINY, f"demonstrations.root={data}", f"run.dir={folder}", *overrides)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["policy=act_jepa"],
+        ["policy=raw_state", "observe.image=true", "demonstrations.action_free=1"],
+        ["policy=flow", "observe.environment=false"],
+    ],
+)
+def test_train_stop_resume_and_load(options: list[str], data: Path, tmp_path: Path, script: Script) -> None:
+    train, imitation = script("train_policy"), script("imitation")
+    assert train.run(settings(data, tmp_path / "whole", *options)) == 0
+    assert train.run(settings(data, tmp_path / "parts", *options, "trainer.stop_after=2")) == 130
+    assert train.run(settings(data, tmp_path / "parts", *options, "resume=true")) == 0
+    whole, parts = (imitation.load_policy(tmp_path / name).policy for name in ("whole", "parts"))
+    for (name, a), b in zip(whole.state_dict().items(), parts.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+    assert whole.interface.tasks == ("toy/reach", "toy/reach-too")
+
+
+def test_evaluation_beside_random_and_expert(
+    data: Path, tmp_path: Path, script: Script, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train, evaluate = script("train_policy"), script("evaluate_policy")
+    for seed in (0, 1):
+        chosen = ["policy=act", "observe.image=true", f"seed={seed}"]
+        assert train.run(settings(data, tmp_path / str(seed), *chosen)) == 0
+    runs = f"+runs.act=[{tmp_path / '0'},{tmp_path / '1'}]"
+    chosen = composed(
+        "evaluate_policy", runs, "per_task=3", f"out={tmp_path / 'out'}", "progress=false", "videos=1",
+        f"report={tmp_path / 'report'}",
+    )  # fmt: skip
+    evaluate.run(chosen)
+    evaluate.run(chosen)  # nothing is run again
+    assert "| act | 2 | " in capsys.readouterr().out
+    results = json.loads((tmp_path / "report" / "policies.json").read_text())
+    assert len(results["episodes"]["act"]) == 2
+    assert len(results["episodes"]["expert"][0]) == 6
+    assert len(list((tmp_path / "out" / "videos").glob("*.gif"))) == 3
+    with pytest.raises(ValueError, match=r"env.image_size=32, but the policies see 16 x 16"):
+        evaluate.run(composed("evaluate_policy", runs, "env.image_size=32"))
+    with pytest.raises(ValueError, match="name policies"):
+        evaluate.run(composed("evaluate_policy"))
+    with pytest.raises(ValueError, match="agents are random, expert"):
+        evaluate.run(composed("evaluate_policy", runs, "agents=[oracle]"))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("policy.name=bert", "the policy is one of"),
+        ("demonstrations.heldout_per_task=0", "hold out at least one"),
+        ("demonstrations.heldout_per_task=9", "cannot be held out"),
+        ("demonstrations.per_task=5", "has 4 training episodes, asked were 5"),
+        ("demonstrations.action_free=4", "4 without actions|without actions"),
+        ("demonstrations.tasks=[toy/fly]", "has no task toy/fly"),
+        ("policy.auxiliary.target=sound", "the target is one of"),
+        ("policy.auxiliary.target=image", "image targets need a policy that sees images"),
+    ],
+)
+def test_errors_name_the_fix(override: str, message: str, data: Path, tmp_path: Path, script: Script) -> None:
+    made = settings(data, tmp_path / "run", override)
+    with pytest.raises(ValueError, match=message):
+        script("train_policy").run(made)
+
+
+def test_a_run_without_statistics_or_of_something_else(
+    data: Path, tmp_path: Path, tiny_run: Path, script: Script
+) -> None:
+    with pytest.raises(RunFolderError, match="does not describe a policy"):
+        script("imitation").load_policy(tiny_run)
+    assert (
+        script("train_policy").run(settings(data, tmp_path / "run", "policy=bc", "trainer.max_steps=1")) == 0
+    )
+    checkpoint = script("imitation").load_policy(tmp_path / "run").checkpoint
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(checkpoint / "model.safetensors")
+    kept = {name: value for name, value in weights.items() if not name.startswith("statistics.")}
+    save_file(kept, checkpoint / "model.safetensors")
+    with pytest.raises(CheckpointError, match="statistics"):
+        script("imitation").load_policy(tmp_path / "run")
