@@ -1,0 +1,64 @@
+"""The command line of recording; what it records is tested with the environments."""
+
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+pytest.importorskip("pyarrow")
+pytest.importorskip("gymnasium_robotics")
+
+from envs.demonstrations import load_demonstrations
+from envs.lerobot import LeRobotDataset
+
+
+def test_a_maze_is_recorded_as_videos_and_continued(
+    script: Callable[[str], ModuleType], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["point_maze/UMaze", f"--out={tmp_path}", "--image-size=16", "--video", "--first-seed=3"]
+    script("record_demonstrations").main([*command, "--episodes=1"])
+    script("record_demonstrations").main([*command, "--episodes=2"])
+    assert f"{tmp_path}: 2 episodes" in capsys.readouterr().out
+    assert [d.seed for d in load_demonstrations(tmp_path)] == [3, 4]
+    assert LeRobotDataset(tmp_path).feature("observation.image").dtype == "video"
+
+
+def test_all_environments_are_listed(
+    script: Callable[[str], ModuleType], capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("metaworld")
+    script("record_demonstrations").main(["--list"])
+    listed = capsys.readouterr().out.split()
+    assert {"metaworld/drawer-open", "ogbench/cube-single", "point_maze/Large", "push_t/keypoints"} <= set(
+        listed
+    )
+    assert len(script("record_demonstrations").expand(["metaworld/all", "point_maze/UMaze"])) == 51
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ([], "name environments and --out FOLDER"),
+        (["nowhere/task", "--out=set"], "unknown suite 'nowhere'"),
+        (["point_maze/Huge", "--out=set"], "maze must be one of"),
+        (["push_t/keypoints", "--out=set"], "has no scripted expert"),
+        (["point_maze/UMaze", "--out=set", "--noise=-1"], "noise must be at least 0"),
+        (["point_maze/UMaze", "--out=set", "--image-size=0"], "image size must be positive"),
+        (["point_maze/UMaze", "--out=set", "--episodes=0"], "at least one episode"),
+        (["point_maze/UMaze", "--out=set", "--workers=0"], "at least 1 worker"),
+    ],
+)
+def test_errors_name_the_fix(
+    script: Callable[[str], ModuleType],
+    arguments: list[str],
+    complaint: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as end:
+        script("record_demonstrations").main(arguments)
+    assert end.value.code == 2
+    assert complaint in capsys.readouterr().err
