@@ -16,6 +16,8 @@ pytest.importorskip("pyarrow")
 from envs.manipulation.recording import RecordingSettings, record
 from envs.manipulation.registry import EnvOptions
 from envs.manipulation.rollout import RolloutSettings
+from policies.imitation.batches import PolicyObservation
+from policies.imitation.export import load_exported
 from tests.envs.manipulation import toy
 from tests.scripts.conftest import ROOT
 from worldmodel.training.checkpoints import CheckpointError
@@ -134,3 +136,43 @@ def test_a_run_without_statistics_or_of_something_else(
     save_file(kept, checkpoint / "model.safetensors")
     with pytest.raises(CheckpointError, match="statistics"):
         script("imitation").load_policy(tmp_path / "run")
+
+
+def test_an_exported_policy_acts_like_its_run(
+    data: Path, tmp_path: Path, script: Script, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert script("train_policy").run(settings(data, tmp_path / "run", "trainer.max_steps=2")) == 0
+    folder, export = tmp_path / "policy", script("export_policy")
+    export.main([str(tmp_path / "run"), str(folder)])
+    assert "a decision of 4 actions takes" in capsys.readouterr().out
+    loaded, exported = script("imitation").load_policy(tmp_path / "run").policy, load_exported(folder)
+    observation = PolicyObservation(
+        state=torch.rand(3, 2), environment=torch.rand(3, 2), image=None, task=torch.tensor([0, 1, 0])
+    )
+    assert torch.equal(loaded.act(observation), exported.policy.act(observation))
+    assert not any("predictor" in name or "target" in name for name in exported.policy.state_dict())
+    with pytest.raises(SystemExit, match="holds a policy already"):
+        export.main([str(tmp_path / "run"), str(folder)])
+    with pytest.raises(FileNotFoundError, match="export a run with"):
+        load_exported(tmp_path)
+    (folder / "model.safetensors").write_bytes(b"cut")
+    with pytest.raises(CheckpointError, match="export the run again"):
+        load_exported(folder)
+    told = json.loads((folder / "policy.json").read_text())
+    (folder / "policy.json").write_text(json.dumps({**told, "format": 99}))
+    with pytest.raises(CheckpointError, match="format 99"):
+        load_exported(folder)
+
+
+def test_rollouts_to_watch(
+    data: Path, tmp_path: Path, script: Script, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert script("train_policy").run(settings(data, tmp_path / "run", "trainer.max_steps=2")) == 0
+    rollout = script("rollout_policy")
+    rollout.main(
+        [str(tmp_path / "run"), "--seeds", "1", "2", "--image-size=8", f"--out={tmp_path / 'videos'}"]
+    )
+    assert capsys.readouterr().out.count("after ") == 4
+    assert len(list((tmp_path / "videos").glob("toy_reach*.gif"))) == 4
+    with pytest.raises(SystemExit, match="has no task 'toy/fly'"):
+        rollout.main([str(tmp_path / "run"), "--task=toy/fly"])
