@@ -141,8 +141,8 @@ def test_the_state_sequence_carries_positions_and_drops_the_task() -> None:
 @pytest.mark.parametrize(("weight", "drop_first"), [(1.0, False), (0.25, True)])
 def test_the_loss_against_its_formula(weight: float, drop_first: bool) -> None:
     made = policy("act_jepa", weight=weight, drop_first=drop_first)
-    net, data = network(made), normal(made)
-    loss = made.training_step(batch(), 0)
+    net, data = network(made), normal(made, size=24)
+    loss = made.training_step(batch(size=24), 0)
     memory = net.act.context(data.observation)
     actions = net.act.decoder(memory, data.action_is_pad)
     action = (actions - data.action).abs()[~data.action_is_pad].mean()
