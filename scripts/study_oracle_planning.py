@@ -133,7 +133,9 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
 def markdown(rows: list[dict[str, Any]], confirmation: list[dict[str, Any]], budget: int) -> str:
     base = ", ".join(f"{k} {v}" for k, v in BASE.items())
     lines = [
-        f"Planning in the simulator of Two Rooms: selection problems, {budget} environment steps, blocks of {BLOCK}.",
+        "# Planning in the simulator of Two Rooms",
+        "",
+        f"Selection problems, {budget} environment steps, blocks of {BLOCK}.",
         f"Base: {base}. Interval: Wilson, 95 %. Steps: environment steps to success, of the solved.",
         "",
         *table(rows),
