@@ -16,6 +16,7 @@ from torch import nn
 
 from policies.imitation.act import ACT
 from policies.imitation.batches import ChunkBatch, PolicyObservation
+from policies.imitation.interface import ChunkError
 from policies.imitation.policy import Noise, masked_l1
 from policies.imitation.targets import Target, TargetProvider
 from worldmodel.monitors import representation_health
@@ -118,6 +119,12 @@ class ACTJEPA(nn.Module):
 
     def _predict(self, memory: torch.Tensor, batch: ChunkBatch, step: int) -> tuple[Target, torch.Tensor]:
         target = self._provider(batch, self.act.context, step)
+        asked, given = len(self.predictor.queries), target.valid.shape[1]
+        if asked != given:
+            raise ChunkError(
+                f"the predictor forecasts {asked} steps, the batch has targets of {given}: give the data set and the "
+                f"auxiliary branch the same horizon"
+            )
         return target, self.predictor(memory, ~target.valid)
 
     def _counts(self, target: Target) -> torch.Tensor:

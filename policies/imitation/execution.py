@@ -115,7 +115,7 @@ class TemporalEnsemble:
         age = torch.arange(self.chunk)
         said = self._chunks[:, age, age].double()  # what the chunk of that age says about now: [B, C, A]
         rank = self._there.sum(1, keepdim=True) - 1 - age
-        weights = torch.where(self._there, torch.exp(-self.decay * rank), 0.0).double().unsqueeze(-1)
+        weights = torch.where(self._there, torch.exp(-self.decay * rank), 0.0).to(said).unsqueeze(-1)
         actions = (weights * said).sum(1) / weights.sum(1)
         self._fresh = False
         return actions.to(self._chunks.dtype)
@@ -165,9 +165,10 @@ class Memory:
             "image": observation.image,
             "action": action,
         }
+        self._count = self._count.to(observation.state.device)
         full = self._count == self.steps
         place = self._count.clamp(max=self.steps - 1)
-        rows = torch.arange(len(place))
+        rows = torch.arange(len(place), device=place.device)
         for name, value in now.items():
             if value is None:
                 self._kept[name] = None

@@ -12,7 +12,7 @@ from policies.imitation.act_jepa import ACTJEPA
 from policies.imitation.batches import ChunkBatch, ObservationError
 from policies.imitation.build import Auxiliary, Sizes, build_network
 from policies.imitation.context import StateSequence
-from policies.imitation.interface import Interface
+from policies.imitation.interface import ChunkError, Interface
 from policies.imitation.policy import ImitationPolicy
 from policies.imitation.targets import LatentTargets, momentum_of_run, sequence_of
 from tests.policies.imitation.toys import TASKS, TINY, C, batch, batches, policy, with_garbage
@@ -268,6 +268,19 @@ def test_monitors_tell_the_error_from_that_of_the_mean_and_the_spread_of_the_tar
     raw = policy("raw_state").eval().monitors(batches())
     assert "target_std" not in raw
     assert raw["observation_l1"] > 0
+
+
+@pytest.mark.parametrize("horizon", [3, C + 4])
+def test_the_horizon_of_the_prediction_is_not_that_of_the_actions(horizon: int) -> None:
+    made, data = policy("act_jepa", horizon=horizon), batch(horizon=horizon)
+    loss = made.training_step(data, 0)
+    clean = made.statistics.normalise_batch(data)
+    prediction = network(made).predictor(network(made).act.context(clean.observation), data.state_is_pad)
+    error = (prediction - teacher(made)(sequence_of(clean))).abs()[~data.state_is_pad].mean()
+    torch.testing.assert_close(loss.parts["loss/observation"], error.detach())
+    assert made.eval().act(data.observation).shape == (8, C, 2)
+    with pytest.raises(ChunkError, match=f"forecasts {horizon} steps, the batch has targets of {C}"):
+        made.training_step(batch(), 0)
 
 
 def test_a_collapse_of_the_targets_is_an_error() -> None:

@@ -14,6 +14,7 @@ from policies.imitation.chunks import ChunkDataset, collate_chunks
 from policies.imitation.interface import ChunkError
 from policies.imitation.policy import ImitationPolicy
 from policies.imitation.statistics import MissingStatistics
+from policies.imitation.vision import ImageTokens, SmallCNN
 from tests.policies.imitation.toys import (
     ARMS,
     TASKS,
@@ -192,6 +193,30 @@ def test_images_are_seen_by_every_policy(name: Any) -> None:
     assert observation.image is not None
     other = replace(observation, image=255 - observation.image)
     assert not torch.equal(made.act(observation, noise()), made.act(other, noise()))
+
+
+def test_a_pretrained_image_network_is_used_as_it_is() -> None:
+    pretrained = SmallCNN(width=8)
+    made = build_policy(
+        "act",
+        interface=interface(images=True),
+        sizes=TINY,
+        statistics=policy("act").statistics,
+        backbone=ImageTokens(backbone=pretrained, channels=32, dim=16, frozen=True),
+    )
+    made.training_step(batch("image"), 0).total.backward()
+    assert made.network.context.vision.backbone is pretrained  # type: ignore[union-attr]
+    assert all(p.grad is None for p in pretrained.parameters())
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_losses_in_bf16_are_close_to_those_in_fp32(arm: str) -> None:
+    made, data = policy(arm), batch(arm)
+    expected = made.training_step(data, 0)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = made.training_step(data, 0)
+    assert loss.total.dtype == torch.float32
+    assert float(loss.total.detach()) == pytest.approx(float(expected.total.detach()), rel=0.05)
 
 
 def trained(folder: Path, **changes: Any) -> ImitationPolicy:
