@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from runs import locate
 from torch import nn
 
-from envs.episodes import ActionBlocks, ActionSpec, EpisodeSource
+from envs.episodes import ActionBlocks, ActionSpec, EpisodeSource, Items
 from envs.point_maze import PointMazeEpisodes
 from envs.push_t import PushTEpisodes
 from envs.two_rooms import TwoRoomsEpisodes
@@ -38,7 +39,42 @@ from worldmodel.training.run_folder import RunFolderError
 
 Settings = dict[str, Any]
 
+
+def lerobot(
+    *,
+    split: str,
+    root: str,
+    observation: str | None = None,
+    action: str = "action",
+    episodes: int | None = None,
+    in_memory: bool = True,
+) -> EpisodeSource:
+    """One side of a LeRobot data set: its last tenth for "selection", the episodes before it for "train".
+
+    Args:
+        episodes: at most so many of that side.
+
+    Raises:
+        ValueError: for another split, or fewer than two episodes.
+    """
+    from envs.lerobot import LeRobotDataset, LeRobotEpisodes
+
+    dataset = LeRobotDataset(root)
+    if split not in ("train", "selection") or len(dataset) < 2:
+        raise ValueError(
+            f"{root} with {len(dataset)} episodes has no split {split!r}: a data set of two or more is split into "
+            f"train and selection"
+        )
+    trained = len(dataset) - max(1, len(dataset) // 10)
+    items = np.arange(trained) if split == "train" else np.arange(trained, len(dataset))
+    whole = LeRobotEpisodes(
+        dataset, observation=observation, action=action, channels_first=True, in_memory=in_memory
+    )
+    return Items(whole, items[:episodes])
+
+
 SOURCES: dict[str, Callable[..., EpisodeSource]] = {
+    "lerobot": lerobot,
     "two_rooms": TwoRoomsEpisodes,
     "point_maze": PointMazeEpisodes,
     "push_t": PushTEpisodes,

@@ -1,6 +1,6 @@
 """The command that trains world models: a run of seconds, its resume, and what a planner loads of it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -10,6 +10,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from envs.two_rooms import TwoRoomsEpisodes
 from tests.scripts.conftest import ROOT
 from worldmodel.batches import LatentState
 from worldmodel.training.run_folder import RunFolderError
@@ -22,9 +23,9 @@ TINY = [
 ]  # fmt: skip
 
 
-def settings(folder: Path, *overrides: str) -> dict:
+def settings(folder: Path, *overrides: str, fixed: Sequence[str] = TINY) -> dict:
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        config = compose("train_world_model", overrides=[*TINY, f"run.dir={folder}", *overrides])
+        config = compose("train_world_model", overrides=[*fixed, f"run.dir={folder}", *overrides])
     made = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     assert isinstance(made, dict)
     return made
@@ -65,6 +66,41 @@ def test_an_inverse_dynamics_head_on_a_world_model(tmp_path: Path, script: Scrip
         world_models.load_world_model(tmp_path / "head")
     with pytest.raises(ValueError, match="with the same block"):
         train.run(settings(tmp_path / "other", *head, "episodes.block=2"))
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve episodes of Two Rooms as a LeRobot data set."""
+    lerobot = pytest.importorskip("envs.lerobot")
+    root = tmp_path_factory.mktemp("recording") / "set"
+    rooms = TwoRoomsEpisodes(split="train", episodes=12, length=9)
+    lerobot.write_episodes(rooms, root, steps=9, fps=10, task="walk", episodes=12, seed=0)
+    return root
+
+
+def test_a_recording_is_a_source(recording: Path, tmp_path: Path, script: Script) -> None:
+    train, world_models = script("train_world_model"), script("world_models")
+    options = [
+        "episodes=lerobot",
+        f"episodes.root={recording}",
+        "episodes.block=2",
+        "world_model.observations=3",
+    ]
+    made = settings(tmp_path / "run", *options, fixed=[o for o in TINY if not o.startswith("episodes.")])
+    sides = {split: world_models.source(made["episodes"], split) for split in ("train", "selection")}
+    assert {split: len(side) for split, side in sides.items()} == {"train": 11, "selection": 1}
+    drawn = [
+        side.sample(i, steps=3, generator=np.random.default_rng(0)).item
+        for side in sides.values()
+        for i in range(len(side))
+    ]
+    assert drawn == list(range(12))
+    assert len(world_models.source({**made["episodes"], "episodes": 4}, "train")) == 4
+    assert train.run(made) == 0
+    loaded = world_models.load_world_model(tmp_path / "run")
+    assert (loaded.block, loaded.actions) == (2, 4)
+    with pytest.raises(ValueError, match="has no split 'test'"):
+        world_models.source(made["episodes"], "test")
 
 
 @pytest.mark.parametrize("episodes", ["point_maze", "push_t"])
