@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from envs.lerobot import DatasetFormatError, Feature, LeRobotDataset, LeRobotWriter
+from envs.lerobot import DatasetFormatError, Feature, LeRobotDataset, LeRobotEpisodes, LeRobotWriter
 from envs.lerobot.columns import from_column
 from tests.envs.lerobot.conftest import LENGTHS
 
@@ -101,6 +101,50 @@ def test_a_video_that_ends_too_early(tmp_path: Path) -> None:
     path.write_bytes(short.read_bytes())
     with pytest.raises(DatasetFormatError, match=r"no frame within 0\.05 s of 0\.300 s"):
         LeRobotDataset(tmp_path / "set").frames("c", episode=0)
+
+
+def test_data_and_videos_in_files_of_different_numbers(tmp_path: Path) -> None:
+    """The reference package begins new data and video files independently of each other, and names motors in a dict."""
+    root, lengths, rng = tmp_path / "set", (3, 4, 2), np.random.default_rng(0)
+    features = {
+        "images.top": Feature("video", (16, 16, 3)),
+        "images.wrist": Feature("video", (8, 16, 3)),
+        "action": Feature("float32", (2,), names={"motors": ["a", "b"]}),
+    }
+    actions = [rng.normal(size=(length, 2)).astype(np.float32) for length in lengths]
+    with LeRobotWriter(root, features=features, fps=10) as writer:
+        for number, values in enumerate(actions):
+            shades = np.uint8(60 * number + 10 * np.arange(len(values)))[:, None, None, None]
+            images = {
+                name: np.tile(shades, (1, *features[name].shape)) for name in ("images.top", "images.wrist")
+            }
+            writer.append({**images, "action": values}, task="wave")
+    before = LeRobotDataset(root)
+    videos = {(key, i): before.frames(key, episode=i) for key in before.info.keys("video") for i in range(3)}
+
+    whole = pq.ParquetFile(root / DATA).read()
+    pq.write_table(whole.slice(0, sum(lengths[:2])), root / DATA)
+    moved = root / "data/chunk-001/file-000.parquet"
+    moved.parent.mkdir()
+    pq.write_table(whole.slice(sum(lengths[:2])), moved)
+    path = root / "meta/episodes/chunk-000/file-000.parquet"
+    rows = pq.ParquetFile(path).read()
+    column = rows.column_names.index("data/chunk_index")
+    pq.write_table(rows.set_column(column, "data/chunk_index", pa.array([0, 0, 1])), path)
+
+    dataset = LeRobotDataset(root)
+    assert [entry.place.chunk for entry in dataset.episodes] == [0, 0, 1]
+    for i, values in enumerate(actions):
+        np.testing.assert_array_equal(dataset.frames("action", episode=i), values)
+    for (key, i), pixels in videos.items():
+        np.testing.assert_array_equal(dataset.frames(key, episode=i), pixels)
+    assert LeRobotEpisodes(dataset, observation="images.top").action.names == ("a", "b")
+    with LeRobotWriter.reopen(root) as writer:
+        images = {key: videos[key, 0] for key in dataset.info.keys("video")}
+        writer.append({**images, "action": actions[0]}, task="wave")
+    longer = LeRobotDataset(root)
+    for i, values in enumerate([*actions, actions[0]]):
+        np.testing.assert_array_equal(longer.frames("action", episode=i), values)
 
 
 def test_one_row_group_and_lists_of_any_length(fresh: Callable[[], Path]) -> None:
