@@ -7,12 +7,14 @@ import numpy as np
 from envs.episodes import ActionSpec
 from envs.goals import clip_action
 from envs.gym_base import Env
+from envs.manipulation.aloha_expert import HandOver, Insertion, TwoArms
 from envs.manipulation.extras import require_manipulation
-from envs.manipulation.protocol import Expert, NoExpertError, Observation
+from envs.manipulation.protocol import ManipulationEnv, Observation
 from envs.manipulation.rendering import SceneRenderer, require_mujoco, require_preset
 from envs.manipulation.spaces import spaces_of
 
 TASKS = {"transfer-cube": 7, "insertion": 14}  # length of the objects' poses
+SCRIPTS: dict[str, type[TwoArms]] = {"transfer-cube": HandOver, "insertion": Insertion}
 _SUCCESS = 4  # the highest reward
 
 
@@ -118,10 +120,24 @@ class Aloha(Env):
             )
         return self._renderer.draw(physics.data.ptr)
 
-    def expert(self) -> Expert:
-        raise NoExpertError("gym-aloha has no scripted expert; load demonstrations of people instead")
+    def expert(self) -> "AlohaExpert":
+        physics = self._control.physics
+        return AlohaExpert(SCRIPTS[self.task.partition("/")[2]](physics.model.ptr, physics.data.ptr))
 
     def close(self) -> None:
         if self._renderer is not None:
             self._renderer.close()
             self._renderer = None
+
+
+class AlohaExpert:
+    """A script of `envs.manipulation.aloha_expert` (`envs.manipulation.Expert`)."""
+
+    def __init__(self, script: TwoArms) -> None:
+        self._script = script
+
+    def act(self, env: ManipulationEnv) -> np.ndarray:
+        if not isinstance(env, Aloha):
+            raise TypeError(f"an expert of ALOHA acts there, not in {type(env).__name__}")
+        targets = self._script.targets(env._control.physics.data.ptr)
+        return np.clip(targets.astype(np.float32), env.action.low, env.action.high)
