@@ -1,7 +1,9 @@
 """Recording experts as a LeRobot data set that grows until it holds what was asked for, whatever happens on the way."""
 
+import contextlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -23,7 +25,7 @@ _PACKAGES = ("mujoco", "metaworld", "gymnasium-robotics", "gym-pusht", "ogbench"
 
 
 class RecordingError(RuntimeError):
-    """The expert does not solve the task, or the folder holds a recording that was made otherwise."""
+    """The expert does not solve the task, the folder holds a recording that was made otherwise, or a worker died."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,53 +87,66 @@ def record(
         The tallies by name.
 
     Raises:
-        RecordingError: if the folder was recorded with other settings, or an expert fails `MAX_FAILURES` times in a
-            row.
+        RecordingError: if the folder was recorded with other settings, an expert fails `MAX_FAILURES` times in a row,
+            or a worker process is killed.
         ValueError: on an unknown name, or a folder that holds something else.
     """
-    if episodes < 1 or not names or len(set(names)) != len(names):
+    suites = {name.partition("/")[0] for name in names}
+    if episodes < 1 or len(suites) != 1 or len(set(names)) != len(names):
         raise ValueError(
-            f"at least one episode of different environments is needed, got {episodes} of {[*names]}"
+            f"at least one episode of different environments of one suite is needed, got {episodes} of {[*names]}"
         )
     root = Path(root)
     env = make_env(names[0], settings.rollout.options)
     features, fps = demonstration_features(env, settings), env.fps
     env.close()
     _check_settings(root, settings)
-    suite = names[0].partition("/")[0]
     with (
-        LeRobotWriter(root, features=features, fps=fps, robot_type=suite, codec=settings.codec) as writer,
+        LeRobotWriter(
+            root, features=features, fps=fps, robot_type=suites.pop(), codec=settings.codec
+        ) as writer,
         Workers(workers) as pool,
     ):
         write_json(root / SETTINGS_PATH, _description(settings))
         tallies = dict.fromkeys(names, Tally()) | _tallies(root, settings, count=writer.num_episodes)
         report(tallies)
         for name in names:
-            failures = 0
 
             def missing(name: str = name) -> int:
                 return episodes - tallies[name].kept(settings)
 
-            attempts = pool.demonstrations(
-                name,
-                first_seed=settings.first_seed + tallies[name].attempts,
-                settings=settings.rollout,
-                wanted=missing,
-            )
-            while missing() > 0:
-                demonstration = next(attempts)
-                if demonstration.success or settings.keep_failures:
-                    writer.append(demonstration_frames(demonstration), task=name)
+            seed = settings.first_seed + tallies[name].attempts
+            with contextlib.closing(_attempts(pool, name, seed, settings, missing)) as attempts:
+                while missing() > 0:
+                    demonstration = next(attempts)
+                    if demonstration.success or settings.keep_failures:
+                        writer.append(demonstration_frames(demonstration), task=name)
+                    tallies[name] = tallies[name].after(demonstration.success)
+                    report(tallies)
+    return tallies
+
+
+def _attempts(
+    pool: Workers, name: str, seed: int, settings: RecordingSettings, missing: Callable[[], int]
+) -> Generator[Demonstration, None, None]:
+    """Demonstrations of the seeds from `seed` on, as long as there is hope."""
+    failures = 0
+    made = pool.demonstrations(name, first_seed=seed, settings=settings.rollout, wanted=missing)
+    with contextlib.closing(made):
+        try:
+            for demonstration in made:
+                yield demonstration
                 failures = 0 if demonstration.success else failures + 1
                 if failures == MAX_FAILURES and not settings.keep_failures:
                     raise RecordingError(
                         f"the expert of {name} failed {failures} times in a row: lower the noise, raise the number of "
                         "steps, or keep failures"
                     )
-                tallies[name] = tallies[name].after(demonstration.success)
-                report(tallies)
-            attempts.close()
-    return tallies
+        except BrokenProcessPool as error:
+            raise RecordingError(
+                "a worker process was ended from outside, perhaps for want of memory: the same command with fewer "
+                "workers goes on from here"
+            ) from error
 
 
 def demonstration_features(env: ManipulationEnv, settings: RecordingSettings) -> dict[str, Feature]:

@@ -1,12 +1,16 @@
 """Recordings: content, resuming, processes, what is refused; the command line; loading."""
 
+import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Generator
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -106,9 +110,26 @@ def test_an_expert_that_never_succeeds_is_an_error(tmp_path: Path) -> None:
         record(tmp_path, names=["toy/never"], episodes=1, settings=SETTINGS)
 
 
+def test_a_worker_that_is_killed_is_an_error_and_nothing_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Workers.demonstrations
+
+    def killed(*args: Any, **kwargs: Any) -> Generator[Demonstration, None, None]:
+        yield from itertools.islice(whole(*args, **kwargs), 2)
+        raise BrokenProcessPool
+
+    monkeypatch.setattr(Workers, "demonstrations", killed)
+    with pytest.raises(RecordingError, match="the same command with fewer workers"):
+        record(tmp_path, names=NAMES, episodes=3, settings=SETTINGS)
+    assert [d.seed for d in load_demonstrations(tmp_path)] == [1]
+
+
 def test_errors_name_the_fix(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="different environments"):
         record(tmp_path, names=["toy/reach", "toy/reach"], episodes=1, settings=SETTINGS)
+    with pytest.raises(ValueError, match="of one suite"):
+        record(tmp_path, names=["toy/reach", "point_maze/UMaze"], episodes=1, settings=SETTINGS)
     with pytest.raises(ValueError, match="at least one episode"):
         record(tmp_path, names=NAMES, episodes=0, settings=SETTINGS)
     with pytest.raises(ValueError, match="at least 1 worker"):
