@@ -38,6 +38,7 @@ class Statistics(nn.Module):
 
     def __init__(self, *, state_dim: int, action_dim: int, environment_dim: int | None = None) -> None:
         super().__init__()
+        self._complete = False
         widths = {"state": state_dim, "action": action_dim, "environment": environment_dim}
         for name, width in widths.items():
             for what in ("mean", "std"):
@@ -126,12 +127,15 @@ class Statistics(nn.Module):
 
     def require(self) -> None:
         """Raise MissingStatistics unless all are there."""
+        if self._complete:  # what was there stays there; looking again would wait for a GPU at every step
+            return
         missing = [name for name, buffer in self.named_buffers() if bool(buffer.isnan().any())]
         if missing:
             raise MissingStatistics(
                 f"no normalisation statistics ({', '.join(missing)}): measure them on the training demonstrations "
                 f"(Statistics.measured), or load a checkpoint that holds them"
             )
+        self._complete = True
 
     def normalise(self, observation: PolicyObservation) -> PolicyObservation:
         """z-scores in place of state, environment and history."""

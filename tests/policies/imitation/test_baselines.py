@@ -93,8 +93,8 @@ def test_flow_samples_depend_on_their_own_generator_alone() -> None:
 def test_a_flow_keeps_two_ways_apart_where_an_l1_policy_cannot() -> None:
     """Every stretch is there twice, with an action and with its opposite."""
     made = policy("flow")
-    data = normal(made, size=32)
-    label = torch.where(torch.arange(32) % 2 == 0, 1.0, -1.0).view(-1, 1, 1).expand(-1, C, DA)
+    data = normal(made, size=16)
+    label = torch.where(torch.arange(16) % 2 == 0, 1.0, -1.0).view(-1, 1, 1).expand(-1, C, DA)
     data = replace(
         data,
         state=torch.zeros_like(data.state),
@@ -104,7 +104,7 @@ def test_a_flow_keeps_two_ways_apart_where_an_l1_policy_cannot() -> None:
         is_pad=torch.zeros_like(data.is_pad),
     )
     optimizer = torch.optim.Adam(made.parameters(), lr=5e-3)
-    for step in range(120):
+    for step in range(100):
         optimizer.zero_grad()
         made.network.loss(data, step).total.backward()  # type: ignore[operator]
         optimizer.step()

@@ -13,7 +13,7 @@ from policies.imitation.probe import ProbeConfig, ProbeResult, ProbeScore, probe
 from policies.imitation.transfer import transferred
 from tests.policies.imitation.toys import ARMS, C, batch, batches, interface, policy, statistics
 
-QUICK = ProbeConfig(budgets=(20, 150), dim=16, layers=1, heads=2, hidden=32, lr=5e-3)
+QUICK = ProbeConfig(budgets=(10, 80), dim=16, layers=1, heads=2, hidden=32, batch_size=32, lr=1e-2)
 
 
 class Transparent(nn.Module):
@@ -51,7 +51,7 @@ def test_a_probe_finds_what_the_memory_holds_and_nothing_in_an_empty_one() -> No
     assert found.scores[-1].rmse < 0.5 * found.mean.rmse
     assert found.scores[-1].rmse < found.scores[0].rmse
     assert nothing.scores[-1].rmse == pytest.approx(nothing.mean.rmse, rel=0.15)
-    assert [s.steps for s in found.scores] == [20, 150]
+    assert [s.steps for s in found.scores] == [10, 80]
 
 
 def test_scores_follow_their_formulas() -> None:
