@@ -121,11 +121,14 @@ def datasets(
 ) -> tuple[ChunkDataset, ChunkDataset]:
     """Training and held-out stretches; `horizon` states in place of what the policy predicts."""
     branch = auxiliary(settings)
+    stride = branch.image_stride if branch and branch.target == "image" else None
+    remembers = settings["policy"]["name"] == "autoregressive"  # it learns from all steps of its window
     options: dict[str, Any] = {
         "tasks": shown.tasks,
         "chunk": settings["chunk"],
         "horizon": horizon or (branch.horizon if branch else None),
-        "image_stride": branch.image_stride if branch and branch.target == "image" else None,
+        "environment_sequence": remembers and settings["observe"]["environment"],
+        "image_stride": 1 if remembers and settings["observe"]["image"] else stride,
     }
     return (
         ChunkDataset(shown.training, action_free=shown.action_free, **options),

@@ -61,6 +61,7 @@ def settings(data: Path, folder: Path, *overrides: str) -> dict[str, Any]:
         ["policy=act_jepa"],
         ["policy=raw_state", "observe.image=true", "demonstrations.action_free=1"],
         ["policy=flow", "observe.environment=false"],
+        ["policy=autoregressive", "observe.image=true"],
     ],
 )
 def test_train_stop_resume_and_load(options: list[str], data: Path, tmp_path: Path, script: Script) -> None:
