@@ -5,6 +5,7 @@ process, and at the default quality shadows take nine tenths of the time.
 """
 
 import atexit
+import ctypes
 import importlib
 import os
 import sys
@@ -50,15 +51,32 @@ def require_preset(name: str) -> RenderPreset:
     return PRESETS[name]
 
 
+_HEADLESS = {"egl": "libEGL.so.1", "osmesa": "libOSMesa.so.8"}
+
+
+def _headless_backend() -> str | None:
+    """How MuJoCo can draw without a display on this machine: importing it with one that is missing fails."""
+    for name, library in _HEADLESS.items():
+        try:
+            ctypes.CDLL(library)
+        except OSError:
+            continue
+        return name
+    return None
+
+
 def require_mujoco() -> Any:
-    """MuJoCo, set to draw through EGL where MUJOCO_GL is unset and there is no display.
+    """MuJoCo, set to draw through EGL (or else OSMesa) where MUJOCO_GL is unset and there is no display.
 
     Raises:
         ImportError: naming the extra that brings it.
     """
     display = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
-    if not os.environ.get("MUJOCO_GL") and not display and sys.platform == "linux":
-        os.environ["MUJOCO_GL"] = "egl"
+    backend = (
+        None if os.environ.get("MUJOCO_GL") or display or sys.platform != "linux" else _headless_backend()
+    )
+    if backend is not None:
+        os.environ["MUJOCO_GL"] = backend
         if "mujoco.gl_context" in sys.modules:  # The choice was made when somebody imported mujoco.
             importlib.reload(sys.modules["mujoco.gl_context"])
     return require("mujoco")

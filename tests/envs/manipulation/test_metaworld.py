@@ -12,6 +12,7 @@ from envs.manipulation import demonstrate
 from envs.manipulation.conformance import check_manipulation_env
 from envs.manipulation.metaworld import MetaWorld, task_names
 from envs.manipulation.rendering import PRESETS
+from tests.envs.manipulation.conftest import can_draw
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +23,7 @@ def drawer() -> Iterator[MetaWorld]:
 
 
 def test_conforms(drawer: MetaWorld) -> None:
-    check_manipulation_env(drawer)
+    check_manipulation_env(drawer, render=can_draw())
 
 
 def test_there_are_fifty_tasks() -> None:
@@ -51,6 +52,7 @@ def test_seeds_place_objects_and_the_hand_starts_where_the_library_has_it() -> N
     assert not np.array_equal(env.reset()[0]["environment"], env.reset()[0]["environment"])
 
 
+@pytest.mark.usefixtures("opengl")
 def test_instances_agree_bit_for_bit_whatever_happened_before(drawer: MetaWorld) -> None:
     other = MetaWorld("drawer-open", image_size=32, max_steps=120)
     first = demonstrate(drawer, seed=3, noise=0.3, image=False)
@@ -61,6 +63,7 @@ def test_instances_agree_bit_for_bit_whatever_happened_before(drawer: MetaWorld)
     other.close()
 
 
+@pytest.mark.usefixtures("opengl")
 def test_two_environments_draw_in_turn_without_mixing() -> None:
     envs = [MetaWorld(task, image_size=48) for task in ("drawer-open", "button-press")]
     alone = []
@@ -81,6 +84,7 @@ def test_the_first_picture_has_the_marker_of_the_goal_in_its_place() -> None:
     assert observation["environment"][-3:] == pytest.approx(marker, abs=1e-6)
 
 
+@pytest.mark.usefixtures("opengl")
 def test_pictures_are_upright_and_presets_differ(drawer: MetaWorld) -> None:
     library = MetaWorld("drawer-open", image_size=32, preset="library")
     drawer.reset(seed=0)
@@ -102,7 +106,7 @@ def test_errors_name_the_fix() -> None:
         MetaWorld("reach", max_steps=501)
     env = MetaWorld("reach", image_size=0)
     env.reset(seed=0)
-    with pytest.raises(ValueError, match="image size"):
+    with pytest.raises(ValueError, match="image size"):  # before OpenGL is asked for
         env.render()
     with pytest.raises(TypeError, match="acts in Meta-World"):
         env.expert().act(object())  # type: ignore[arg-type]
