@@ -124,9 +124,9 @@ class TwoRoomsEpisodes:
 
     Behaviour: the direction turns by a normal angle of std 0.2 rad per step, and is drawn anew with a probability of
     0.06 after a step that a wall cut short. Each episode has a pace, uniform in 0.5 to 1.4 px; its steps are normal
-    around it with std 0.3 px, clipped to 0.05 to 2.0 px. A share of the episodes, `cross_wall_rate`, starts near the door and walks through it first; another,
-    `meet_wall_rate`, starts near the inner wall at any height and walks against it, so that a model learns where the
-    door is not.
+    around it with std 0.3 px, clipped to 0.05 to 2.0 px. A share of the episodes, `cross_wall_rate`, starts near the
+    door and walks through it first; another, `meet_wall_rate`, starts near the inner wall at any height and walks
+    against it, so that a model learns where the door is not.
 
     Labels: `state` [T, 2] (x, y) of the dot; `layout` [2] (wall x, door y). `actions` are the steps that were asked
     for, also where a wall cut them short.

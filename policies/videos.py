@@ -115,5 +115,5 @@ def draw_paths(
 
 def _title(episode: Episode, step: int) -> str:
     found = episode.first_success
-    state = "" if found is None or step < found else f", goal reached at {found}"
+    state = "" if found is None or step < found else f", reached at {found}"
     return f"problem {episode.seed}, step {step}{state}"
