@@ -20,7 +20,7 @@ if __name__ == "__main__":
         append = LeRobotWriter.append
 
         def slow_append(self: LeRobotWriter, *args: object, **kwargs: object) -> int:
-            time.sleep(0.05)
+            time.sleep(0.5)
             return append(self, *args, **kwargs)  # type: ignore[arg-type]
 
         LeRobotWriter.append = slow_append  # type: ignore[method-assign, assignment]
