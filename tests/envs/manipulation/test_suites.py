@@ -33,7 +33,14 @@ def test_conforms(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["ogbench/cube-double", "aloha/transfer-cube", "aloha/insertion", "point_maze/UMaze"]
+    "name",
+    [
+        "ogbench/cube-single",
+        "aloha/transfer-cube",
+        "point_maze/UMaze",
+        pytest.param("ogbench/cube-double", marks=pytest.mark.slow),
+        pytest.param("aloha/insertion", marks=pytest.mark.slow),
+    ],
 )
 def test_experts_succeed_within_the_bounds_and_their_episodes_repeat(name: str) -> None:
     env = made(name)
