@@ -5,31 +5,17 @@ python scripts/pretrain_lidar.py data=kitti data.root=DIR          your data (al
 python scripts/pretrain_lidar.py run.dir=DIR resume=true           continue where a run stopped
 """
 
-import shlex
-import sys
-from pathlib import Path
-
 import hydra
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue
+import training_command
+from omegaconf import DictConfig
 from pretraining_data import data_checks, pretraining_data
-from settings import USER_ERRORS, recipe, trainer_settings
+from settings import recipe, trainer_settings
 
 from lidar.experiment import ProbeConfig, checked, heldout_batches, train
 from lidar.report import finish
-from worldmodel.distributed import barrier, broadcast_text, process_group, rank
-from worldmodel.training import RunFolder
+from worldmodel.distributed import barrier, process_group, rank
 
-# What may differ between the starts of one run: nothing that changes a number.
-VOLATILE = (
-    "resume",
-    "run.",
-    "probe.",
-    "data.root",
-    "data.workers",
-    *(f"trainer.{key}" for key in ("device", "num_workers", "progress", "wandb", "stop_after")),
-    *(f"trainer.{key}" for key in ("keep_checkpoints", "checkpoint_every", "eval_every")),
-)
+VOLATILE = ("probe.", "data.root", "data.workers", *training_command.VOLATILE)
 
 
 def run(settings: dict) -> int:
@@ -37,10 +23,7 @@ def run(settings: dict) -> int:
     trainer, heldout_frames = trainer_settings(settings)
     with process_group(trainer.device) as device:
         main_rank = rank() == 0
-        located = RunFolder.locate(
-            settings["run"]["dir"], job="pretrain_lidar", root=Path("runs"), resume=settings["resume"]
-        )
-        folder = RunFolder(Path(broadcast_text(str(located.path))))
+        folder = training_command.run_folder(settings, "pretrain_lidar")
         if main_rank:
             folder.check(settings, resume=settings["resume"], volatile=VOLATILE)
             if settings["resume"] and not folder.config.is_file():
@@ -66,10 +49,7 @@ def run(settings: dict) -> int:
     if not main_rank:
         return 0
     if result.interrupted:
-        others = [a for a in sys.argv[1:] if not a.startswith(("run.dir=", "resume="))]
-        words = shlex.join([f"run.dir={folder.path}", "resume=true", *others])
-        print(f"stopped after step {result.step} of {result.max_steps}; continue (under the same launcher) with\n"
-              f"  python scripts/pretrain_lidar.py {words}")  # fmt: skip
+        print(training_command.how_to_go_on(result, folder, "pretrain_lidar"))
         return 130
     page = finish(
         task, run=folder, data=data, heldout=heldout, probe_config=ProbeConfig(**settings["probe"]),
@@ -81,16 +61,7 @@ def run(settings: dict) -> int:
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="pretrain_lidar")
 def main(config: DictConfig) -> None:
-    try:
-        status = run(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))  # type: ignore[arg-type]
-    except MissingMandatoryValue as error:
-        sys.exit(f"error: {str(error).splitlines()[0]}: add data.root=DIR, the folder of your frames")
-    except USER_ERRORS as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        print("\nstopped; start again with the same settings to go on", file=sys.stderr)
-        sys.exit(130)
-    sys.exit(status)
+    training_command.finish(run, config, missing="add data.root=DIR, the folder of your frames")
 
 
 if __name__ == "__main__":
