@@ -5,8 +5,12 @@ environment share the latent they start from, so what depends on it alone is com
 the memory of the one before.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import nn
+
+_ROWS_AT_ONCE = 4096
 
 
 class RecurrentPredictor(nn.Module):
@@ -32,19 +36,29 @@ class RecurrentPredictor(nn.Module):
         """Latents [B, K, H, D] that K candidates [B, K, H, A] lead to from latents [B, D]."""
         batch, count, horizon = actions.shape[:3]
         rows, dim = batch * count, z.shape[1]
-        told = self.embed(actions.permute(2, 0, 1, 3).reshape(horizon * rows, -1))
-        told = torch.addmm(self.cell.bias_ih, told, self.cell.weight_ih.t()).view(horizon, rows, -1)
         read, bias = self.cell.weight_hh.t(), self.cell.bias_hh
         out, seen = z.new_empty(horizon, rows, dim), z.new_empty(rows, 3 * dim)
         seen.view(batch, count, -1).copy_(torch.addmm(bias, z, read).unsqueeze(1).expand(-1, count, -1))
         now = z.unsqueeze(1).expand(-1, count, -1).reshape(rows, dim)
-        for t in range(horizon):
+        for t, told in enumerate(self._told(actions.flatten(0, 1))):
             if t:
                 torch.addmm(bias, now, read, out=seen)
-            gates = told[t, :, : 2 * dim].add_(seen[:, : 2 * dim]).sigmoid_()
-            fresh = told[t, :, 2 * dim :].addcmul_(gates[:, :dim], seen[:, 2 * dim :]).tanh_()
+            gates = told[:, : 2 * dim].add_(seen[:, : 2 * dim]).sigmoid_()
+            fresh = told[:, 2 * dim :].addcmul_(gates[:, :dim], seen[:, 2 * dim :]).tanh_()
             now = torch.lerp(fresh, now, gates[:, dim:], out=out[t])
         return out.unflatten(1, (batch, count)).permute(1, 2, 0, 3)
+
+    def _told(self, actions: torch.Tensor) -> Iterator[torch.Tensor]:
+        """What the cell is told [N, 3 D] at each step of actions [N, H, A]: of few candidates all steps at once, which
+        takes fewer calls; of many one after another, which stays in the cache."""
+        rows, horizon = actions.shape[:2]
+        width, bias = self.cell.weight_ih.t(), self.cell.bias_ih
+        if rows * horizon > _ROWS_AT_ONCE:
+            for action in actions.unbind(1):
+                yield torch.addmm(bias, self.embed(action), width)
+            return
+        together = self.embed(actions.transpose(0, 1).reshape(horizon * rows, -1))
+        yield from torch.addmm(bias, together, width).view(horizon, rows, -1).unbind(0)
 
 
 class ResidualPredictor(nn.Module):
