@@ -29,7 +29,7 @@ from torch import nn
 
 from worldmodel.batches import LatentState
 from worldmodel.jepa_dynamics import DynamicsModel
-from worldmodel.nn.dynamics import RecurrentPredictor, ResidualPredictor
+from worldmodel.nn.dynamics import RecurrentPredictor, ResidualPredictor, Workspace
 from worldmodel.planning import CEM, ActionBounds, GoalCost
 from worldmodel.training.checkpoints import write_json
 from worldmodel.training.provenance import provenance
@@ -56,13 +56,14 @@ class PeerModel(nn.Module):
 
     def __init__(self, model: DynamicsModel, *, shared: bool) -> None:
         super().__init__()
-        self.model, self.shared = model, shared
+        self.model, self.shared, self.workspace = model, shared, Workspace()
 
     def get_cost(self, info: dict[str, torch.Tensor], candidates: torch.Tensor) -> torch.Tensor:
         batch, count = candidates.shape[:2]
         z = info["latent"]  # [B, K, D], repeated by the solver
         if self.shared:
-            last = self.model.rollout_candidates(state_of(z[:, 0], candidates), candidates)[:, :, -1]
+            state = state_of(z[:, 0], candidates)
+            last = self.model.rollout_candidates(state, candidates, self.workspace)[:, :, -1]
         else:
             state = state_of(z.flatten(0, 1), candidates)
             last = self.model.rollout(state, candidates.flatten(0, 1))[:, -1].view(batch, count, -1)

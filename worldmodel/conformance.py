@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from worldmodel.batches import EpisodeBatch, LatentState
+from worldmodel.nn.dynamics import Workspace
 from worldmodel.protocols import WorldModel
 
 
@@ -88,8 +89,11 @@ def _check_rollout(
     if together is not None:
         candidates = torch.stack([future, future.flip(0), -future], dim=1)
         repeated = model.rollout(state.repeat(3), candidates.flatten(0, 1)).unflatten(0, (len(state), 3))
-        if not _close(together(state, candidates), repeated, tolerance):
-            raise ValueError("rollout_candidates: differs from rollout of the repeated state")
+        workspace = Workspace()
+        together(state, -candidates, workspace)
+        for again in (None, workspace):
+            if not _close(together(state, candidates, again), repeated, tolerance):
+                raise ValueError("rollout_candidates: differs from rollout of the repeated state")
 
 
 def _check_gradient(model: WorldModel, state: LatentState, future: torch.Tensor) -> None:

@@ -16,6 +16,7 @@ from worldmodel.batches import EpisodeBatch, LatentState
 from worldmodel.distributed import at_least_fp32, mean_over_ranks
 from worldmodel.monitors import representation_health
 from worldmodel.nn.batch_norm import SyncedBatchNorm1d, recalibrated
+from worldmodel.nn.dynamics import Workspace
 from worldmodel.objectives import Loss
 from worldmodel.planning import error_by_horizon
 from worldmodel.protocols import RepresentationCollapse
@@ -90,13 +91,16 @@ class DynamicsModel(nn.Module):
             imagined.append(z)
         return torch.stack(imagined, dim=1)
 
-    def rollout_candidates(self, state: LatentState, candidates: torch.Tensor) -> torch.Tensor:
+    def rollout_candidates(
+        self, state: LatentState, candidates: torch.Tensor, workspace: Workspace | None = None
+    ) -> torch.Tensor:
         """Imagined latents [B, K, H, D] for K candidates [B, K, H, A] per row of the state, without gradients.
 
-        What a planner calls. Equal to `rollout` of the repeated state up to rounding.
+        What a planner calls. Equal to `rollout` of the repeated state up to rounding. With a workspace the latents are
+        overwritten by the next call with it.
         """
         imagined: torch.Tensor = self.predictor.imagine(  # type: ignore[operator]
-            state.latents[:, -1], candidates / self.action_scale
+            state.latents[:, -1], candidates / self.action_scale, workspace
         )
         return imagined
 

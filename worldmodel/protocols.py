@@ -47,8 +47,9 @@ class MaskSampler(Protocol):
 class WorldModel(Protocol):
     """What planners and evaluations see of a world model.
 
-    A model may also have `rollout_candidates(state, candidates [B, K, H, A]) -> [B, K, H, ...]`, without gradients: the
-    same as `rollout` for K candidates per row of the state, which share where they start. Planners use it for speed.
+    A model may also have `rollout_candidates(state, candidates [B, K, H, A], workspace) -> [B, K, H, ...]`, without
+    gradients: the same as `rollout` for K candidates per row of the state, which share where they start. Planners use
+    it for speed; with a `worldmodel.nn.dynamics.Workspace` a call may overwrite what the one before returned.
     """
 
     def encode(self, observations: torch.Tensor) -> torch.Tensor:

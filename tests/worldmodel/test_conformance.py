@@ -8,6 +8,7 @@ from tests.worldmodel.planning.test_agents import seq_world_model
 from tests.worldmodel.planning.toys import Linear
 from worldmodel.batches import EpisodeBatch, LatentState
 from worldmodel.conformance import check_world_model
+from worldmodel.nn.dynamics import Workspace
 
 A = torch.tensor([[0.9, 0.1], [-0.1, 0.8]])
 
@@ -62,7 +63,9 @@ class Broken(Linear):
 class Together(Broken):
     """Candidates of an environment imagined together."""
 
-    def rollout_candidates(self, state: LatentState, candidates: torch.Tensor) -> torch.Tensor:
+    def rollout_candidates(
+        self, state: LatentState, candidates: torch.Tensor, workspace: Workspace | None = None
+    ) -> torch.Tensor:
         batch, count = candidates.shape[:2]
         imagined = self.rollout(state.repeat(count), candidates.flatten(0, 1)).unflatten(0, (batch, count))
         return imagined.flip(1) if self.fault == "mixed up" else imagined

@@ -2,7 +2,7 @@
 
 `forward` is for training. `imagine` is the same network for planners, without gradients: the candidates of an
 environment share the latent they start from, so what depends on it alone is computed once, and every step writes into
-the memory of the one before.
+the memory of the one before. With a `Workspace` so does every call: fresh memory costs as much as the arithmetic.
 """
 
 from collections.abc import Iterator
@@ -11,6 +11,20 @@ import torch
 from torch import nn
 
 _ROWS_AT_ONCE = 4096
+
+
+class Workspace:
+    """Memory that calls of `imagine` leave to the next. What they returned before is overwritten."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, torch.Tensor] = {}
+
+    def empty(self, name: str, like: torch.Tensor, *shape: int) -> torch.Tensor:
+        """Uninitialised, as `like.new_empty(shape)`; the last one of this name and shape if there is one."""
+        found = self._kept.get(name)
+        if found is None or found.shape != shape or (found.dtype, found.device) != (like.dtype, like.device):
+            found = self._kept[name] = like.new_empty(*shape)
+        return found
 
 
 class RecurrentPredictor(nn.Module):
@@ -32,12 +46,15 @@ class RecurrentPredictor(nn.Module):
         return self.cell(self.embed(action), z)
 
     @torch.no_grad()
-    def imagine(self, z: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
+    def imagine(
+        self, z: torch.Tensor, actions: torch.Tensor, workspace: Workspace | None = None
+    ) -> torch.Tensor:
         """Latents [B, K, H, D] that K candidates [B, K, H, A] lead to from latents [B, D]."""
         batch, count, horizon = actions.shape[:3]
         rows, dim = batch * count, z.shape[1]
         read, bias = self.cell.weight_hh.t(), self.cell.bias_hh
-        out, seen = z.new_empty(horizon, rows, dim), z.new_empty(rows, 3 * dim)
+        memory = workspace or Workspace()
+        out, seen = memory.empty("out", z, horizon, rows, dim), memory.empty("seen", z, rows, 3 * dim)
         seen.view(batch, count, -1).copy_(torch.addmm(bias, z, read).unsqueeze(1).expand(-1, count, -1))
         now = z.unsqueeze(1).expand(-1, count, -1).reshape(rows, dim)
         for t, told in enumerate(self._told(actions.flatten(0, 1))):
@@ -86,7 +103,9 @@ class ResidualPredictor(nn.Module):
         return z + self.change(torch.cat([z, action], dim=-1))
 
     @torch.no_grad()
-    def imagine(self, z: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
+    def imagine(
+        self, z: torch.Tensor, actions: torch.Tensor, workspace: Workspace | None = None
+    ) -> torch.Tensor:
         """Latents [B, K, H, D] that K candidates [B, K, H, A] lead to from latents [B, D]."""
         batch, count, horizon = actions.shape[:3]
         rows, dim = batch * count, z.shape[1]
@@ -94,8 +113,9 @@ class ResidualPredictor(nn.Module):
         norm = self.change[1]
         assert isinstance(norm, nn.LayerNorm)
         of_latent, of_action, width = first.weight[:, :dim].t(), first.weight[:, dim:].t(), first.out_features
-        out = z.new_empty(horizon, rows, dim)
-        inner, outer = z.new_empty(rows, width), z.new_empty(rows, width)
+        memory = workspace or Workspace()
+        out = memory.empty("out", z, horizon, rows, dim)
+        inner, outer = (memory.empty(name, z, rows, width) for name in ("inner", "outer"))
         now = z.unsqueeze(1).expand(-1, count, -1).reshape(rows, dim)
         for t, action in enumerate(actions.flatten(0, 1).unbind(1)):
             torch.addmm(first.bias, action, of_action, out=inner)

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from worldmodel.nn.batch_norm import SyncedBatchNorm1d
+from worldmodel.nn.dynamics import Workspace
 from worldmodel.nn.mlp import patch_grid, patches_of
 
 
@@ -80,8 +81,10 @@ class ConvPredictor(nn.Module):
         return z + self.body(torch.relu(self.read(z.contiguous(memory_format=torch.channels_last)) + told))
 
     @torch.no_grad()
-    def imagine(self, z: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
-        """Maps [B, K, H, C, h, w] that K candidates [B, K, H, A] lead to from maps [B, C, h, w]."""
+    def imagine(
+        self, z: torch.Tensor, actions: torch.Tensor, workspace: Workspace | None = None
+    ) -> torch.Tensor:
+        """Maps [B, K, H, C, h, w] that K candidates [B, K, H, A] lead to from maps [B, C, h, w]; in new memory."""
         batch, count = actions.shape[:2]
         first, *later = actions.flatten(0, 1).unbind(1)
         read = self.read(z.contiguous(memory_format=torch.channels_last)).repeat_interleave(count, 0)

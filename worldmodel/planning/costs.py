@@ -23,7 +23,8 @@ _DISTANCES = ("l2", "l1", "cosine")
 class Cost(Protocol):
     """Latents [B, K, H, ...] and the actions [B, K, H, A] that led to them, to one cost per candidate [B, K].
 
-    Any such function will do. The costs of this module can also go on with some of their environments: `rows`.
+    Any such function will do; it must not keep the latents, whose memory serves the next candidates. The costs of this
+    module can also go on with some of their environments: `rows`.
     """
 
     def __call__(self, latents: torch.Tensor, actions: torch.Tensor) -> torch.Tensor: ...

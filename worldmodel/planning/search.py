@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from worldmodel.batches import LatentState
+from worldmodel.nn.dynamics import Workspace
 from worldmodel.planning.bounds import ActionBounds
 from worldmodel.planning.costs import Cost
 from worldmodel.planning.plan import Budget, Plan, PlanAccounting, StoppedBy
@@ -56,6 +57,7 @@ class Evaluator:
     def __init__(self, model: WorldModel, state: LatentState, cost: Cost, *, chunk: int | None) -> None:
         self.model, self.state, self.cost, self.chunk = model, state, cost, chunk
         self.predictor_steps = 0
+        self._workspace = Workspace()
         self._repeated: dict[int, LatentState] = {}
 
     def __call__(self, candidates: torch.Tensor) -> torch.Tensor:
@@ -70,7 +72,7 @@ class Evaluator:
         batch, count = candidates.shape[:2]
         together = getattr(self.model, "rollout_candidates", None)
         if together is not None and not (torch.is_grad_enabled() and candidates.requires_grad):
-            imagined = together(self.state, candidates)
+            imagined = together(self.state, candidates, self._workspace)
         else:
             if count not in self._repeated:
                 self._repeated[count] = self.state.repeat(count)
