@@ -15,7 +15,7 @@ import statistics
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,6 @@ class Variant:
 
     overrides: tuple[str, ...] = ()
     steps: float = 1.0
-    execution: Execution = field(default_factory=Execution)
 
 
 ARMS = {
@@ -144,7 +143,7 @@ def measure(study: Study, arm: str, folder: Path) -> Cell:
     }
     found = probe(loaded.policy, **batches, config=config)
     began = time.process_time()
-    actor = PolicyActor(loaded.policy, execution=ARMS[arm].execution, memory=loaded.memory)
+    actor = PolicyActor(loaded.policy, execution=Execution(), memory=loaded.memory)
     settings = {"fingerprint": fingerprint(loaded.checkpoint)}
     success = closed_loop(study, Arm(name=arm, actors=(actor,), settings=(settings,)), folder / "episodes")
     last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])

@@ -109,7 +109,7 @@ def test_evaluation_beside_random_and_expert(
         ("demonstrations.heldout_per_task=0", "hold out at least one"),
         ("demonstrations.heldout_per_task=9", "cannot be held out"),
         ("demonstrations.per_task=5", "has 4 training episodes, asked were 5"),
-        ("demonstrations.action_free=4", "4 without actions|without actions"),
+        ("demonstrations.action_free=4", "asked were 4, of which 4 without actions"),
         ("demonstrations.tasks=[toy/fly]", "has no task toy/fly"),
         ("policy.auxiliary.target=sound", "the target is one of"),
         ("policy.auxiliary.target=image", "image targets need a policy that sees images"),
