@@ -61,7 +61,7 @@ MEDIUM = (
     "size.dim=128", "size.hidden=512", "size.predictor_dim=64", "size.predictor_hidden=256",
 )  # fmt: skip
 STUDIES = {
-    "small": Study(tasks=FOUR, training=10, heldout=5, episodes=15),
+    "small": Study(tasks=FOUR, training=10, heldout=5, episodes=15, budgets=(250, 1000, 4000)),
     "eight": Study(tasks=EIGHT, training=10, heldout=5, episodes=15, overrides=MEDIUM, steps=800),
     "paper15": Study(tasks=FIFTEEN, training=40, heldout=10, episodes=20, overrides=MEDIUM, steps=2000),
     "paper15_image": Study(
