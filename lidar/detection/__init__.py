@@ -1,0 +1,1 @@
+"""3-D object detection on the shared sparse encoder."""
