@@ -7,6 +7,35 @@ import numpy as np
 
 
 @dataclass(frozen=True, kw_only=True)
+class View:
+    """What was drawn for one cloud: mirrors first, then the turn about z, then the scale.
+
+    Attributes:
+        mirror_x, mirror_y: whether that coordinate is negated.
+        angle: in radians, counter-clockwise.
+        scale: factor on x, y and z.
+    """
+
+    mirror_x: bool = False
+    mirror_y: bool = False
+    angle: float = 0.0
+    scale: float = 1.0
+
+    @property
+    def matrix(self) -> np.ndarray:
+        """[3, 3] float64: a column vector times this from the left is moved."""
+        cos, sin = math.cos(self.angle), math.sin(self.angle)
+        matrix = self.scale * np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]])
+        return matrix * [-1 if self.mirror_x else 1, -1 if self.mirror_y else 1, 1]
+
+    def points(self, points: np.ndarray) -> np.ndarray:
+        """Points [N, >=3] moved: a new array, in their old order."""
+        moved = points.copy()
+        moved[:, :3] = points[:, :3] @ self.matrix.T.astype(points.dtype)
+        return moved
+
+
+@dataclass(frozen=True, kw_only=True)
 class Augmentation:
     """One random view of a cloud; the defaults are AD-L-JEPA's recipe for KITTI.
 
@@ -59,20 +88,20 @@ class Augmentation:
 
     def transform(self, points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """The geometric part of `apply`: a new array, points in their old order."""
+        return self.view(rng).points(points)
+
+    def view(self, rng: np.random.Generator) -> View:
+        """Draw a view."""
         # Always four draws, so that switching one part off leaves the others as they were.
-        mirror_x, mirror_y = rng.random(2) < 0.5
+        mirror_x, mirror_y = (bool(v) for v in rng.random(2) < 0.5)
         angle = rng.uniform(-self.rotation, self.rotation)
         scale = rng.uniform(*self.scaling)
-        cos, sin = math.cos(angle), math.sin(angle)
-        matrix = scale * np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]])
-        matrix = matrix * [
-            -1 if self.flip_x and mirror_x else 1,
-            -1 if self.flip_y and mirror_y else 1,
-            1,
-        ]
-        moved = points.copy()
-        moved[:, :3] = points[:, :3] @ matrix.T.astype(points.dtype)
-        return moved
+        return View(
+            mirror_x=self.flip_x and mirror_x,
+            mirror_y=self.flip_y and mirror_y,
+            angle=float(angle),
+            scale=float(scale),
+        )
 
     def order(self, index: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """The indices of points in the order they are to be taken."""

@@ -1,8 +1,9 @@
 """Frames as a torch data set: read, validate, augment, crop, shuffle. All draws follow (index, seed)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from lidar.grid import Range, inside
 
 ON_ERROR = ("raise", "skip")
 FrameKey = tuple[int, int]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,26 +89,18 @@ class LidarFrames(Dataset[Sample]):
             FrameError: if the frame cannot be used and on_error="raise".
             DatasetError: if no frame can be used and on_error="skip".
         """
-        index, draw_seed = _checked_key(key, len(self.refs))
-        skipped: list[str] = []
-        for step in range(len(self.refs)):
-            ref = self.refs[(index + step) % len(self.refs)]
-            try:
-                points = self.source.read(ref)
-                check_range(ref.path, points, self.point_range)
-            except FrameError:
-                if self.on_error == "raise":
-                    raise
-                skipped.append(ref.frame_id)
-                continue
-            view = self._view(points, np.random.default_rng((self.seed, draw_seed)))
-            return Sample(
-                points=torch.from_numpy(view), frame_id=ref.frame_id, seed=draw_seed, skipped=tuple(skipped)
-            )
-        raise DatasetError(
-            f"{self.source.name}: none of the {len(self.refs)} frames can be used (first: {skipped[0]}). "
-            f"Set data.on_error=raise to see why."
+        index, draw_seed = checked_key(key, len(self.refs))
+
+        def read(ref: FrameRef) -> np.ndarray:
+            points = self.source.read(ref)
+            check_range(ref.path, points, self.point_range)
+            return points
+
+        points, ref, skipped = first_usable(
+            read, self.refs, index, on_error=self.on_error, name=self.source.name
         )
+        view = self._view(points, np.random.default_rng((self.seed, draw_seed)))
+        return Sample(points=torch.from_numpy(view), frame_id=ref.frame_id, seed=draw_seed, skipped=skipped)
 
     def _view(self, points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         if self.augment is None:
@@ -116,6 +110,37 @@ class LidarFrames(Dataset[Sample]):
         if len(index) == 0:
             moved, index = points, np.flatnonzero(inside(points, self.point_range))
         return moved[self.augment.order(index, rng)]
+
+
+def first_usable(
+    read: Callable[[FrameRef], T], refs: Sequence[FrameRef], index: int, *, on_error: str, name: str
+) -> tuple[T, FrameRef, tuple[str, ...]]:
+    """Read the frame at `index`, or with on_error="skip" the next readable one in order in its place.
+
+    Args:
+        read: reads a frame, or raises a FrameError.
+        name: of the source, for the message.
+
+    Returns:
+        What was read, its frame, and the names of unreadable frames that it stands in for.
+
+    Raises:
+        FrameError: if the frame cannot be used and on_error="raise".
+        DatasetError: if no frame can be used and on_error="skip".
+    """
+    skipped: list[str] = []
+    for step in range(len(refs)):
+        ref = refs[(index + step) % len(refs)]
+        try:
+            return read(ref), ref, tuple(skipped)
+        except FrameError:
+            if on_error == "raise":
+                raise
+            skipped.append(ref.frame_id)
+    raise DatasetError(
+        f"{name}: none of the {len(refs)} frames can be used (first: {skipped[0]}). "
+        f"Set data.on_error=raise to see why."
+    )
 
 
 def collate(samples: Sequence[Sample]) -> PointCloudBatch:
@@ -154,7 +179,12 @@ def _box_text(low: Sequence[float] | np.ndarray, high: Sequence[float] | np.ndar
     return "(" + ", ".join(f"{axis} {float(a):g} to {float(b):g}" for axis, a, b in sides) + ")"
 
 
-def _checked_key(key: FrameKey, count: int) -> FrameKey:
+def checked_key(key: FrameKey, count: int) -> FrameKey:
+    """The key (frame_index, draw_seed) as two integers.
+
+    Raises:
+        TypeError, IndexError, ValueError: if it is not a pair, the index is not among `count` or the seed negative.
+    """
     if not (isinstance(key, tuple) and len(key) == 2):
         raise TypeError(f"an item of LidarFrames is asked for by (frame_index, draw_seed), got {key!r}")
     index, draw_seed = int(key[0]), int(key[1])
