@@ -81,6 +81,7 @@ class JEPAFeatures(BaseFeaturesExtractor):
             width += found.shape[1]
         super().__init__(observation_space, features_dim=width)
         self.encoder, self.frozen, self.encoded = own, frozen, chosen
+        self._order = tuple(parts)
         if frozen:
             self.encoder.requires_grad_(False)
 
@@ -98,7 +99,9 @@ class JEPAFeatures(BaseFeaturesExtractor):
         """Features [N, F] of observations [N, ...]."""
         parts = {"": observations} if isinstance(observations, torch.Tensor) else observations
         features = []
-        for key, part in parts.items():
+        # Not in the order of the dictionary: rollouts give the space's, `predict` that of whoever made the observation.
+        for key in self._order:
+            part = parts[key]
             if key not in self.encoded:
                 features.append(part.flatten(1))
                 continue

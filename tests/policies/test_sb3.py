@@ -80,6 +80,7 @@ def test_features_are_the_codes_of_observation_and_goal() -> None:
     seen = {key: torch.rand(3, 2, 65, 65) for key in ("goal", "observation")}
     codes = [model.goal_code(model.encode(seen[key][:, None])[:, 0]) for key in space.spaces]
     torch.testing.assert_close(features(seen), torch.cat(codes, dim=1))
+    assert torch.equal(features(dict(reversed(seen.items()))), features(seen))
 
 
 @pytest.mark.parametrize("algorithm", [PPO, SAC])
