@@ -1,4 +1,4 @@
-"""JEPA encoders under stable-baselines3's PPO and SAC, and its policies as experts to record.
+"""JEPA encoders under stable-baselines3's PPO and SAC; its policies as agents to evaluate and as experts to record.
 
 model = PPO(
     "MultiInputPolicy", env,
@@ -10,7 +10,7 @@ model = PPO(
 """
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,9 @@ import torch
 from gymnasium import spaces
 from torch import nn
 
+from envs.goals import GoalEnv, Problem
 from envs.manipulation.protocol import ManipulationEnv, Observation
+from policies.rollouts import Decision, Situation
 from worldmodel.jepa_dynamics import DynamicsModel
 
 try:
@@ -37,7 +39,8 @@ class JEPAFeatures(BaseFeaturesExtractor):
         observation_space: a Box, or a Dict of Boxes.
         encoder: observations [N, ...] to features [N, D]; images are scaled to 0..1 before, as stable-baselines3 does.
             It is copied, so that actor and critic train their own.
-        frozen: leave it as it is: no gradient, evaluation mode, buffers untouched.
+        frozen: leave its weights as they are. Frozen or not it stays in evaluation mode: PPO compares probabilities
+            before and after an update, which batch statistics would change without one.
         encoded: keys of a Dict that are encoded; by default all entries of three axes, that is images.
 
     Raises:
@@ -91,8 +94,7 @@ class JEPAFeatures(BaseFeaturesExtractor):
 
     def train(self, mode: bool = True) -> "JEPAFeatures":
         super().train(mode)
-        if self.frozen:
-            self.encoder.eval()
+        self.encoder.eval()
         return self
 
     def forward(self, observations: torch.Tensor | Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -113,6 +115,28 @@ class JEPAFeatures(BaseFeaturesExtractor):
 def observation_encoder(model: DynamicsModel) -> nn.Module:
     """Observations [N, ...] to the code [N, C] that the model compares goals in; the flat latent without one."""
     return nn.Sequential(copy.deepcopy(model.encoder), copy.deepcopy(model.goal_code))
+
+
+class SB3Agent:
+    """A policy trained on a `GoalTask` as an `Agent` of closed-loop evaluation; its actions are the deterministic ones.
+
+    Args:
+        model: a trained algorithm.
+        settings: stored with the result.
+    """
+
+    inputs = "pixels"
+
+    def __init__(self, model: Any, *, settings: dict[str, Any] | None = None) -> None:
+        self.model, self.settings = model, settings or {}
+
+    def start(self, env: GoalEnv, problems: Sequence[Problem]) -> None:
+        """Nothing is remembered."""
+
+    def decide(self, situation: Situation) -> Decision:
+        seen = {"observation": situation.observations, "goal": situation.goal_observations}
+        actions, _ = self.model.predict(seen, deterministic=True)
+        return Decision(actions=actions[:, None])
 
 
 class WithSB3Expert:

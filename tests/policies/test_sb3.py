@@ -17,7 +17,8 @@ from stable_baselines3 import PPO, SAC
 from envs.goal_tasks import GoalTask
 from envs.manipulation.rollout import demonstrate
 from envs.two_rooms import TwoRooms
-from policies.sb3 import JEPAFeatures, WithSB3Expert, observation_encoder
+from policies.rollouts import EpisodeBudget, rollout
+from policies.sb3 import JEPAFeatures, SB3Agent, WithSB3Expert, observation_encoder
 from tests.envs.manipulation.toy import ToyReach
 from worldmodel.jepa_dynamics import DynamicsModel, GoalCode
 from worldmodel.nn.patch_map import ConvPredictor, PatchMap
@@ -106,6 +107,36 @@ def test_learning_leaves_a_frozen_encoder_bit_identical(algorithm: Any, frozen: 
     assert np.array_equal(
         again.predict(seen, deterministic=True)[0], model.predict(seen, deterministic=True)[0]
     )
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_probabilities_are_the_same_before_an_update_and_in_it(frozen: bool) -> None:
+    kwargs = policy_kwargs(observation_encoder(world_model()), frozen=frozen)
+    policy = PPO("MultiInputPolicy", task(), n_steps=16, device="cpu", policy_kwargs=kwargs).policy
+    seen = {key: torch.randint(0, 256, (8, 2, 65, 65), dtype=torch.uint8) for key in ("goal", "observation")}
+    policy.set_training_mode(False)
+    actions, _, acted = policy(seen)
+    policy.set_training_mode(True)
+    torch.testing.assert_close(policy.evaluate_actions(seen, actions)[1], acted)
+
+
+def test_an_agent_acts_as_the_model_does_in_the_task() -> None:
+    model = PPO(
+        "MultiInputPolicy", task(), n_steps=16, seed=0, device="cpu",
+        policy_kwargs=policy_kwargs(observation_encoder(world_model())),
+    )  # fmt: skip
+    env = task(max_steps=5, split="selection")
+    problem = env.env.problem(3, "selection")
+    seen, _ = env.reset(options={"problem": problem})
+    path, late = [], False
+    while not late:
+        seen, _, _, late, info = env.step(model.predict(seen, deterministic=True)[0])
+        path.append(info["state"])
+    (episode,) = rollout(
+        SB3Agent(model), envs=[TwoRooms(layout=(32.0, 32.0))], problems=[problem],
+        budget=EpisodeBudget(env_steps=5),
+    )  # fmt: skip
+    np.testing.assert_allclose(episode.path[1:], path, atol=1e-4)
 
 
 def test_other_entries_are_flattened_and_errors_name_the_fix() -> None:
