@@ -5,6 +5,9 @@ import torch
 from lidar.detection.boxes import check_boxes
 from lidar.detection.overlap import paired_bev_iou, touching
 
+# Boxes decided at a time. What they suppress further down is never compared among itself.
+_BLOCK = 256
+
 
 def rotated_nms(
     boxes: torch.Tensor,
@@ -36,11 +39,32 @@ def rotated_nms(
         raise ValueError("boxes or scores hold NaN or infinity: the detector's output is broken")
     order = scores.argsort(descending=True, stable=True)[:before]
     ranked = boxes[order, :7]
-    first, second = touching(ranked, ranked)
-    better = first < second
-    first, second = first[better], second[better]
-    over = paired_bev_iou(ranked[first], ranked[second]) > threshold
-    return order[_greedy(first[over], second[over], len(order))][:after]
+    undecided = torch.arange(len(order), device=order.device)
+    kept: list[torch.Tensor] = []
+    count = 0
+    while len(undecided) and (after is None or count < after):
+        block, undecided = undecided[:_BLOCK], undecided[_BLOCK:]
+        better, worse = touching(ranked[block], ranked[block])
+        above = better < worse
+        pairs = better[above], worse[above]
+        over = _over(ranked[block], ranked[block], pairs, threshold)
+        kept.append(block[_greedy(*over, len(block))])
+        count += len(kept[-1])
+        best, rest = ranked[kept[-1]], ranked[undecided]
+        _, gone = _over(best, rest, touching(best, rest), threshold)
+        alive = torch.ones_like(undecided, dtype=torch.bool)
+        alive[gone] = False
+        undecided = undecided[alive]
+    return order[torch.cat(kept)][:after] if kept else order
+
+
+def _over(
+    a: torch.Tensor, b: torch.Tensor, pairs: tuple[torch.Tensor, torch.Tensor], threshold: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Those of the pairs (row of a, row of b) whose overlap exceeds the threshold."""
+    rows, columns = pairs
+    over = paired_bev_iou(a[rows], b[columns]) > threshold
+    return rows[over], columns[over]
 
 
 def _greedy(better: torch.Tensor, worse: torch.Tensor, count: int) -> torch.Tensor:

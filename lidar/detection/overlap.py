@@ -14,8 +14,12 @@ import torch
 
 from lidar.detection.boxes import check_boxes
 
-# Pairs at a time in [N, M] overlaps: bounds the memory of the search for pairs that can touch.
-_BLOCK = 1 << 22
+# Pairs at a time in the search for those that can touch: what stays in a CPU's cache, what fills a GPU.
+_BLOCK = {"cpu": 1 << 17}
+_BLOCK_ELSEWHERE = 1 << 24
+
+# Signs of half the length and half the width at the corners.
+_CLOCKWISE = ((1, 1), (1, -1), (-1, -1), (-1, 1))
 
 
 def paired_bev_intersection(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -24,30 +28,28 @@ def paired_bev_intersection(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     Exactly 0 where an edge of one separates it from the other.
     """
     _check_pairs(a, b)
-    half_a, half_b = a[:, 3:5] / 2, b[:, 3:5] / 2
-    shift = b[:, :2] - a[:, :2]
-    cos_a, sin_a = a[:, 6].cos(), a[:, 6].sin()
-    cos_b, sin_b = b[:, 6].cos(), b[:, 6].sin()
-    # The second box in the frame of the first: its centre, and half its length and width as vectors.
-    centre = torch.stack(_turned(shift, cos_a, sin_a), dim=1)
-    cos, sin = cos_b * cos_a + sin_b * sin_a, sin_b * cos_a - cos_b * sin_a
-    length = torch.stack([cos, sin], dim=1) * half_b[:, :1]
-    width = torch.stack([-sin, cos], dim=1) * half_b[:, 1:]
-    apart = (centre.abs() >= half_a + length.abs() + width.abs()).any(dim=1)
-    # And the separating axes of the second box.
-    along, across = _turned(shift, cos_b, sin_b)
-    apart |= along.abs() >= half_b[:, 0] + half_a[:, 0] * cos.abs() + half_a[:, 1] * sin.abs()
-    apart |= across.abs() >= half_b[:, 1] + half_a[:, 0] * sin.abs() + half_a[:, 1] * cos.abs()
-    start = torch.stack(
-        [
-            centre + length + width,
-            centre + length - width,
-            centre - length - width,
-            centre - length + width,
-        ]
-    )
-    area = _area_within(start, half_a)
-    return torch.where(apart, 0.0, area.clamp_min(0))
+    x, y = b[:, 0] - a[:, 0], b[:, 1] - a[:, 1]
+    length_a, width_a, length_b, width_b = a[:, 3] / 2, a[:, 4] / 2, b[:, 3] / 2, b[:, 4] / 2
+    turn = b[:, 6] - a[:, 6]
+    cos, sin = turn.cos(), turn.sin()
+    wide, narrow = cos.abs(), sin.abs()
+    # The centre of each box in the frame of the other; a box is apart if its shadow on an axis ends before the other.
+    centre = _turned(x, y, a[:, 6])
+    apart = centre[0].abs() >= length_a + length_b * wide + width_b * narrow
+    apart |= centre[1].abs() >= width_a + length_b * narrow + width_b * wide
+    back = _turned(x, y, b[:, 6])
+    apart |= back[0].abs() >= length_b + length_a * wide + width_a * narrow
+    apart |= back[1].abs() >= width_b + length_a * narrow + width_a * wide
+    meet = (~apart).nonzero()[:, 0]
+    x, y, cos, sin, length_a, width_a, length_b, width_b = torch.stack(
+        [*centre, cos, sin, length_a, width_a, length_b, width_b]
+    )[:, meet]
+    forward, left = (length_b * cos, length_b * sin), (-width_b * sin, width_b * cos)
+    corner_x = torch.stack([x + s * forward[0] + t * left[0] for s, t in _CLOCKWISE])
+    corner_y = torch.stack([y + s * forward[1] + t * left[1] for s, t in _CLOCKWISE])
+    area = a.new_zeros(len(a))
+    area[meet] = _area_within(corner_x, corner_y, length_a, width_a).clamp_min(0)
+    return area
 
 
 def paired_bev_iou(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -97,7 +99,7 @@ def touching(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tens
     columns: list[torch.Tensor] = []
     # A little more than the circles, for rounding.
     reach_a, reach_b = (torch.linalg.vector_norm(v[:, 3:5], dim=1) * 0.50001 for v in (a, b))
-    step = max(1, _BLOCK // max(1, len(b)))
+    step = max(1, _BLOCK.get(a.device.type, _BLOCK_ELSEWHERE) // max(1, len(b)))
     for first in range(0, len(a), step):
         part = slice(first, first + step)
         near = (a[part, None, 0] - b[:, 0]).square_()
@@ -111,39 +113,35 @@ def touching(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tens
     return torch.cat(rows), torch.cat(columns)
 
 
-def _turned(vector: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Vectors [N, 2] in a frame whose x axis is (cos, sin)."""
-    return vector[:, 0] * cos + vector[:, 1] * sin, vector[:, 1] * cos - vector[:, 0] * sin
+def _turned(x: torch.Tensor, y: torch.Tensor, heading: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Vectors (x, y), [N] each, in a frame whose x axis has this heading."""
+    cos, sin = heading.cos(), heading.sin()
+    return x * cos + y * sin, y * cos - x * sin
 
 
-def _area_within(corner: torch.Tensor, half: torch.Tensor) -> torch.Tensor:
-    """Area [N] of clockwise polygons, corners [K, N, 2], inside the rectangles |x| <= half[:, 0], |y| <= half[:, 1]."""
-    x0, y0 = corner.unbind(-1)
-    x1, y1 = corner.roll(-1, dims=0).unbind(-1)
-    length, width = half[:, 0], half[:, 1]
-    begin, end = x0.clamp(-length, length), x1.clamp(-length, length)
-    dx = x1 - x0
+def _area_within(x: torch.Tensor, y: torch.Tensor, length: torch.Tensor, width: torch.Tensor) -> torch.Tensor:
+    """Area [N] of clockwise polygons, corners x, y [K, N], within |x| <= length [N] and |y| <= width [N]."""
+    begin = torch.minimum(torch.maximum(x, -length), length)
+    end = begin.roll(-1, dims=0)
     # Shares of the edge, not slopes: these stay bounded where the edge stands upright.
-    cut_begin = torch.where(dx == 0, 0.0, (begin - x0) / dx)
-    cut_end = torch.where(dx == 0, 0.0, (end - x1) / dx)
-    dy = y1 - y0
-    y0, y1 = y0 + cut_begin * dy, y1 + cut_end * dy
+    dx, dy = x.roll(-1, dims=0) - x, y.roll(-1, dims=0) - y
+    upright = dx == 0
+    y0 = y + dy * ((begin - x) / dx).masked_fill_(upright, 0).clamp_(0, 1)
+    y1 = y + dy * ((end - x) / dx).masked_fill_(upright, 1).clamp_(0, 1)
     low, high = torch.minimum(y0, y1), torch.maximum(y0, y1)
     rise = high - low
     # Mean of clamp(y) on a straight piece: the shares below, inside and above the rectangle.
-    below = torch.minimum(high, -width).sub_(low).clamp_min_(0)
-    above = high.sub(torch.maximum(low, width)).clamp_min_(0)
-    inside = rise - below - above
-    low, high = low.clamp(-width, width), high.clamp(-width, width)
-    total = (above - below) * width + inside * (low + high) / 2
+    below = (torch.minimum(high, -width) - low).clamp_min_(0)
+    above = (high - torch.maximum(low, width)).clamp_min_(0)
+    low, high = (torch.minimum(torch.maximum(v, -width), width) for v in (low, high))
+    total = (above - below) * width + (rise - below - above) * (low + high) / 2
     mean = torch.where(rise == 0, low, total / rise)
     return ((end - begin) * mean).sum(dim=0)
 
 
 def _shared_height(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    top = torch.minimum(a[:, 2] + a[:, 5] / 2, b[:, 2] + b[:, 5] / 2)
-    bottom = torch.maximum(a[:, 2] - a[:, 5] / 2, b[:, 2] - b[:, 5] / 2)
-    return (top - bottom).clamp_min(0)
+    z, half_a, half_b = b[:, 2] - a[:, 2], a[:, 5] / 2, b[:, 5] / 2
+    return (torch.minimum(half_a, z + half_b) - torch.maximum(-half_a, z - half_b)).clamp_min(0)
 
 
 def _over_union(intersection: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
