@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import torch
-from imitation import load_policy
+from imitation import backbone, load_policy
 from settings import USER_ERRORS
 
 from policies.imitation.build import Sizes
@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> None:
         }
         export_policy(
             loaded.policy, args.folder, name=settings["policy"]["name"], sizes=Sizes(**settings["size"]),
-            memory=loaded.memory, about=about,
+            backbone=backbone(settings), memory=loaded.memory, about=about,
         )  # fmt: skip
         policy = load_exported(args.folder).policy
     except (*USER_ERRORS, FileExistsError) as error:

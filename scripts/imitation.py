@@ -16,6 +16,8 @@ from policies.imitation.chunks import ChunkDataset, split_demonstrations
 from policies.imitation.policy import ImitationPolicy, Interface
 from policies.imitation.statistics import Statistics
 from policies.imitation.targets import momentum_of_run
+from policies.imitation.vision import Backbone
+from worldmodel.training.averaging import averaged_part
 from worldmodel.training.checkpoints import load_checkpoint, load_strict
 from worldmodel.training.run_folder import RunFolderError
 
@@ -103,7 +105,16 @@ def policy(settings: Settings, made_for: Interface, statistics: Statistics | Non
             sizes=Sizes(**settings["size"]),
             auxiliary=auxiliary(settings),
             statistics=statistics,
+            backbone=backbone(settings),
         )
+
+
+def backbone(settings: Settings) -> Backbone | None:
+    """The image encoder of the `backbone` group, as pretrained.py completed it; None for the one of the sizes."""
+    given = settings["backbone"]
+    if not given["run"]:
+        return None
+    return Backbone(frozen=given["frozen"], **given["built_as"])
 
 
 def measured_statistics(shown: Demonstrations) -> Statistics:
@@ -172,7 +183,7 @@ def load_policy(path: Path, *, device: str = "cpu") -> LoadedPolicy:
         raise RunFolderError(
             f"{run.config} does not describe a policy of this version ({type(error).__name__}: {error})"
         ) from error
-    load_strict(whole, load_checkpoint(checkpoint).model, source=str(checkpoint))
+    load_strict(whole, averaged_part(load_checkpoint(checkpoint).model), source=str(checkpoint))
     whole.statistics.require()
     memory = made_for.chunk - 1 if settings["policy"]["name"] == "autoregressive" else 0
     return LoadedPolicy(

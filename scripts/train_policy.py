@@ -3,6 +3,8 @@
 python scripts/train_policy.py demonstrations.root=data/metaworld                    ACT-JEPA, small
 python scripts/train_policy.py demonstrations.root=data/metaworld policy=act         or act_cvae, raw_state, bc, flow
 python scripts/train_policy.py demonstrations.root=DIR size=paper observe.image=true trainer.max_steps=4000
+python scripts/train_policy.py demonstrations.root=DIR observe.image=true backbone.run=WORLD_MODEL_RUN
+python scripts/train_policy.py demonstrations.root=DIR policy=act start.run=POLICY_RUN   second of two stages
 python scripts/train_policy.py run.dir=DIR resume=true ...                           continue where a run stopped
 
 Then: python scripts/evaluate_policy.py --help
@@ -11,21 +13,27 @@ Then: python scripts/evaluate_policy.py --help
 import hydra
 from imitation import datasets, demonstrations, described, interface, measured_statistics, policy
 from omegaconf import DictConfig
+from pretrained import load_pretrained, with_backbone
 from training_command import Prepared, Settings, finish, train, trainer_config
 
 from policies.imitation.chunks import chunk_batches, collate_chunks
+from worldmodel.training.averaging import AveragedTask
 
 HELDOUT_SEED = 1
 
 
 def prepare(settings: Settings) -> Prepared:
     """Demonstrations and policy."""
+    settings = with_backbone(settings)
     shown = demonstrations(settings)
     made_for = interface(settings, shown)
     training, heldout = datasets(settings, shown)
     held = settings["trainer"]["heldout_stretches"]
+    made = policy(settings, made_for, measured_statistics(shown))
+    load_pretrained(made, settings)
+    decay = settings["weight_average"]
     return Prepared(
-        task=policy(settings, made_for, measured_statistics(shown)),
+        task=made if decay is None else AveragedTask(made, decay=decay),
         dataset=training,
         collate=collate_chunks,
         heldout=chunk_batches(heldout, batch_size=128, count=held, seed=HELDOUT_SEED),

@@ -22,13 +22,9 @@ from worldmodel.jepa_dynamics import (
     JEPADynamics,
 )
 from worldmodel.lejepa import LeJEPA
-from worldmodel.nn.convnet import ConvNet
 from worldmodel.nn.dynamics import RecurrentPredictor, ResidualPredictor
-from worldmodel.nn.mlp import MLPEncoder
+from worldmodel.nn.encoders import build_encoder
 from worldmodel.nn.patch_map import ConvPredictor, PatchMap
-from worldmodel.nn.patch_mlp import PatchMLP
-from worldmodel.nn.resnet import ResNet18
-from worldmodel.nn.vit import ViT
 from worldmodel.planning import InverseDynamics
 from worldmodel.planning.inverse_dynamics import InverseDynamicsTask
 from worldmodel.regularizers import SIGReg
@@ -47,26 +43,29 @@ def lerobot(
     observation: str | None = None,
     action: str = "action",
     episodes: int | None = None,
+    min_frames: int = 1,
     in_memory: bool = True,
 ) -> EpisodeSource:
     """One side of a LeRobot data set: its last tenth for "selection", the episodes before it for "train".
 
     Args:
         episodes: at most so many of that side.
+        min_frames: shorter episodes are left out.
 
     Raises:
-        ValueError: for another split, or fewer than two episodes.
+        ValueError: for another split, or fewer than two episodes that are long enough.
     """
     from envs.lerobot import LeRobotDataset, LeRobotEpisodes
 
     dataset = LeRobotDataset(root)
-    if split not in ("train", "selection") or len(dataset) < 2:
+    items = np.flatnonzero([e.length >= min_frames for e in dataset.episodes])
+    if split not in ("train", "selection") or len(items) < 2:
         raise ValueError(
-            f"{root} with {len(dataset)} episodes has no split {split!r}: a data set of two or more is split into "
-            f"train and selection"
+            f"{root} with {len(items)} of {len(dataset)} episodes of at least {min_frames} frames has no split "
+            f"{split!r}: a data set of two or more is split into train and selection"
         )
-    trained = len(dataset) - max(1, len(dataset) // 10)
-    items = np.arange(trained) if split == "train" else np.arange(trained, len(dataset))
+    trained = len(items) - max(1, len(items) // 10)
+    items = items[:trained] if split == "train" else items[trained:]
     whole = LeRobotEpisodes(
         dataset, observation=observation, action=action, channels_first=True, in_memory=in_memory
     )
@@ -96,35 +95,10 @@ def source(settings: Settings, split: str) -> EpisodeSource:
 
 
 def encoder(settings: Settings, shape: tuple[int, ...]) -> nn.Module:
-    """Encoder of observations of a shape; those that are no images need `mlp`.
-
-    Raises:
-        ValueError: for an unknown name, or a state given to an image encoder.
-    """
-    name, options, dim = settings["encoder"], dict(settings["encoder_options"]), settings["embed_dim"]
-    if name == "mlp":
-        widths = (*options.pop("widths", (256, 256)), dim)
-        return MLPEncoder(torch.Size(shape).numel(), widths, **options)
-    if name not in ("patch_map", "patch_mlp", "convnet", "resnet18", "vit"):
-        raise ValueError(
-            f"world_model.encoder is patch_map, patch_mlp, convnet, resnet18, vit or mlp, got {name!r}"
-        )
-    if len(shape) != 3:
-        raise ValueError(
-            f"encoder {name} reads images, these observations are {shape}: add world_model.encoder=mlp"
-        )
-    size, channels = (shape[1], shape[2]), shape[0]
-    if name == "patch_map":
-        return PatchMap(image_size=size, in_channels=channels, embed_dim=dim, **options)
-    if name == "patch_mlp":
-        return PatchMLP(image_size=size, in_channels=channels, embed_dim=dim, **options)
-    if name == "convnet":
-        return ConvNet(image_size=size, in_channels=channels, embed_dim=dim, **options)
-    if name == "resnet18" and dim % 8:
-        raise ValueError(f"embed_dim of resnet18 is a multiple of 8, got {dim}")
-    if name == "resnet18":
-        return ResNet18(in_channels=channels, width=dim // 8, **options)
-    return ViT(image_size=size, in_channels=channels, dim=dim, **options)
+    """Encoder of observations of a shape; those that are no images need `mlp`."""
+    return build_encoder(
+        settings["encoder"], shape, dim=settings["embed_dim"], options=settings["encoder_options"]
+    )
 
 
 def action_scale(given: float | None, spec: ActionSpec) -> torch.Tensor:

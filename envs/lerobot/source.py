@@ -87,7 +87,10 @@ class LeRobotEpisodes:
         """
         length = self.dataset.episodes[item].length
         if not 1 <= steps <= length:
-            raise ValueError(f"episode {item} of {self.dataset.root} has {length} frames, asked for {steps}")
+            raise ValueError(
+                f"episode {item} of {self.dataset.root} has {length} frames, asked for {steps}: leave "
+                f"short episodes out (episodes.min_frames={steps})"
+            )
         return self.window(item, start=int(generator.integers(length - steps + 1)), steps=steps)
 
     def window(self, item: int, *, start: int, steps: int) -> Episode:

@@ -33,6 +33,7 @@ class ACTJEPA(nn.Module):
         predictor: memory to one vector per target step; narrow in the paper.
         targets: a `TargetProvider`.
         weight: lambda of the auxiliary loss.
+        action_weight: of the action loss; 0 pretrains the context encoder alone, the first of two stages.
         drop_first: leave out the current step, which could be copied from the context.
         collapse_std: standard deviation of held-out learned targets between samples below which training stops.
     """
@@ -44,6 +45,7 @@ class ACTJEPA(nn.Module):
         predictor: QueryDecoder,
         targets: nn.Module,
         weight: float = 1.0,
+        action_weight: float = 1.0,
         drop_first: bool = False,
         collapse_std: float = 0.02,
     ) -> None:
@@ -52,10 +54,14 @@ class ACTJEPA(nn.Module):
             raise ValueError(
                 "ACT-JEPA has no style: it would tell the predictor of actions that are not yet known"
             )
-        if weight < 0:
-            raise ValueError(f"the weight of the auxiliary loss must not be negative, got {weight}")
+        if min(weight, action_weight) < 0 or weight == action_weight == 0:
+            raise ValueError(
+                f"the weights of the auxiliary and the action loss are not negative and not both 0, got {weight} and "
+                f"{action_weight}"
+            )
         self.act, self.predictor, self.targets = act, predictor, targets
-        self.weight, self.drop_first, self.collapse_std = weight, drop_first, collapse_std
+        self.weight, self.action_weight = weight, action_weight
+        self.drop_first, self.collapse_std = drop_first, collapse_std
 
     def loss(self, batch: ChunkBatch, step: int) -> Loss:
         """L1 of actions and L1 of predicted observations; demonstrations without actions count in the latter alone."""
@@ -63,7 +69,7 @@ class ACTJEPA(nn.Module):
         target, prediction = self._predict(memory, batch, step)
         return Loss.weighted(
             {
-                "loss/action": (1.0, self.act.action_error(memory, batch)),
+                "loss/action": (self.action_weight, self.act.action_error(memory, batch)),
                 "loss/observation": (
                     self.weight,
                     masked_l1(prediction, target.value, self._counts(target)),

@@ -20,7 +20,7 @@ from policies.imitation.targets import (
     RawStateTargets,
     SharedLatentTargets,
 )
-from policies.imitation.vision import ImageTokens, SmallCNN
+from policies.imitation.vision import Backbone, ImageTokens, SmallCNN
 from worldmodel.nn.decoder import QueryDecoder
 from worldmodel.nn.resnet import ResNet18
 from worldmodel.regularizers import SIGReg
@@ -76,6 +76,7 @@ class Auxiliary:
     Attributes:
         target: what is predicted.
         weight: lambda.
+        action_weight: of the actions; 0 for the first of two stages.
         horizon: T, steps; the data set's.
         momentum: of the moving average at the start; see `momentum_of_run`. Not of shared or raw targets.
         drop_first: leave out the current step.
@@ -86,6 +87,7 @@ class Auxiliary:
 
     target: TargetName = "latent"
     weight: float = 1.0
+    action_weight: float = 1.0
     horizon: int = 30
     momentum: float = 0.996
     drop_first: bool = False
@@ -100,13 +102,13 @@ def build_network(
     interface: Interface,
     sizes: Sizes,
     auxiliary: Auxiliary | None = None,
-    backbone: ImageTokens | None = None,
+    backbone: Backbone | None = None,
 ) -> nn.Module:
     """The network of a policy.
 
     Args:
         auxiliary: of act_jepa.
-        backbone: image tokens of width sizes.dim around a pretrained encoder, in place of a new one.
+        backbone: the image encoder, in place of the one of the sizes.
 
     Raises:
         ValueError: naming what is unknown.
@@ -115,7 +117,9 @@ def build_network(
         raise ValueError(f"the policy is one of {', '.join(NAMES)}, got {name!r}")
     vision = None
     if interface.image_size is not None:
-        vision = backbone or image_tokens(sizes)
+        vision = image_tokens(sizes) if backbone is None else backbone.tokens(interface.image_size, sizes.dim)
+    elif backbone is not None:
+        raise ValueError("a backbone reads images, and this policy sees none: add observe.image=true")
     layer: dict[str, Any] = {"heads": sizes.heads, "hidden": sizes.hidden, "dropout": sizes.dropout}
     if name == "bc":
         return BehaviourCloning(
@@ -197,6 +201,7 @@ def _with_predictor(act: ACT, interface: Interface, sizes: Sizes, auxiliary: Aux
         predictor=predictor,
         targets=targets,
         weight=auxiliary.weight,
+        action_weight=auxiliary.action_weight,
         drop_first=auxiliary.drop_first,
     )
 
@@ -219,7 +224,7 @@ def build_policy(
     sizes: Sizes = SMALL,
     auxiliary: Auxiliary | None = None,
     statistics: Statistics | None = None,
-    backbone: ImageTokens | None = None,
+    backbone: Backbone | None = None,
 ) -> ImitationPolicy:
     """A policy; without `statistics` one that must be loaded from a checkpoint before it works.
 

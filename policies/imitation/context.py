@@ -71,7 +71,11 @@ class ContextEncoder(nn.Module):
         transformer: of task and state.
         environment_dim: De, or None.
         vision: image tokens of the transformer's width, or None.
+
+    `freeze` keeps it as it is, for the second of two stages.
     """
+
+    frozen = False
 
     def __init__(
         self,
@@ -85,6 +89,14 @@ class ContextEncoder(nn.Module):
         self.environment_embedding = (
             None if environment_dim is None else nn.Linear(environment_dim, transformer.dim)
         )
+
+    def freeze(self) -> None:
+        """No gradient, and evaluation mode for ever: dropout off, BatchNorm statistics as they are."""
+        self.frozen = True
+        self.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> "ContextEncoder":
+        return super().train(mode and not self.frozen)
 
     @property
     def dim(self) -> int:

@@ -16,6 +16,7 @@ from policies.imitation.batches import PolicyObservation
 from policies.imitation.build import Name, Sizes, build_policy
 from policies.imitation.interface import Interface
 from policies.imitation.policy import ImitationPolicy
+from policies.imitation.vision import Backbone
 from worldmodel.training.checkpoints import CheckpointError, load_strict, write_json
 
 FORMAT = 1
@@ -41,6 +42,7 @@ def export_policy(
     *,
     name: Name,
     sizes: Sizes,
+    backbone: Backbone | None = None,
     memory: int = 0,
     about: Mapping[str, Any] | None = None,
 ) -> None:
@@ -65,6 +67,7 @@ def export_policy(
         "name": name,
         "interface": asdict(policy.interface),
         "sizes": asdict(sizes),
+        "backbone": None if backbone is None else asdict(backbone),
         "memory": memory,
         "about": dict(about or {}),
     }
@@ -91,7 +94,10 @@ def load_exported(folder: str | Path) -> ExportedPolicy:
             **{**known, "tasks": tuple(known["tasks"]), "image_size": None if size is None else tuple(size)}
         )
         with torch.random.fork_rng(devices=[]):
-            policy = build_policy(told["name"], interface=interface, sizes=Sizes(**told["sizes"]))
+            backbone = None if told.get("backbone") is None else Backbone(**told["backbone"])
+            policy = build_policy(
+                told["name"], interface=interface, sizes=Sizes(**told["sizes"]), backbone=backbone
+            )
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"{folder / 'policy.json'} does not describe a policy of this version ({type(error).__name__}: {error})"

@@ -1,11 +1,15 @@
 """Images to tokens: a convolutional network's last map, projected, with fixed positions."""
 
 import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
 
 from worldmodel.nn.decoder import map_positions
+from worldmodel.nn.encoders import build_encoder
 from worldmodel.nn.mlp import as_unit_range
 
 
@@ -71,3 +75,36 @@ class ImageTokens(nn.Module):
         maps = self.project(self.feature_map(images))
         positions = map_positions(maps.shape[1], *maps.shape[2:]).to(maps)
         return maps.flatten(2).transpose(1, 2) + positions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backbone:
+    """An encoder of the world models as the image network of a policy; its last map is read, before any pooling.
+
+    Attributes:
+        encoder: convnet or resnet18, which have maps.
+        embed_dim, options: as the world model was built with.
+        frozen: keep it as it is.
+    """
+
+    encoder: str
+    embed_dim: int
+    options: Mapping[str, Any] = field(default_factory=dict)
+    frozen: bool = True
+
+    def tokens(self, image_size: tuple[int, int], dim: int) -> ImageTokens:
+        """Untrained image tokens of width `dim` for images of a size (height, width); load the pretrained weights.
+
+        Raises:
+            ValueError: if the encoder has no map of features.
+        """
+        if self.encoder not in ("convnet", "resnet18"):
+            raise ValueError(
+                f"the pretrained encoder is a {self.encoder}, and a policy reads maps: pretrain with "
+                f"world_model.encoder=convnet or resnet18"
+            )
+        made = build_encoder(self.encoder, (3, *image_size), dim=self.embed_dim, options=self.options)
+        with torch.no_grad():
+            probe = ImageTokens(backbone=made.eval(), channels=1, dim=dim)
+            channels = probe.feature_map(torch.zeros(1, 3, *image_size)).shape[1]
+        return ImageTokens(backbone=made.train(), channels=channels, dim=dim, frozen=self.frozen)

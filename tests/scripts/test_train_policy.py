@@ -20,6 +20,7 @@ from policies.imitation.batches import PolicyObservation
 from policies.imitation.export import load_exported
 from tests.envs.manipulation import toy
 from tests.scripts.conftest import ROOT
+from worldmodel.seq_jepa import SeqJEPA
 from worldmodel.training.checkpoints import CheckpointError
 from worldmodel.training.run_folder import RunFolderError
 
@@ -119,6 +120,53 @@ def test_errors_name_the_fix(override: str, message: str, data: Path, tmp_path: 
     made = settings(data, tmp_path / "run", override)
     with pytest.raises(ValueError, match=message):
         script("train_policy").run(made)
+
+
+def test_two_stages_a_pretrained_backbone_and_averaged_weights(
+    data: Path, tmp_path: Path, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train, imitation = script("train_policy"), script("imitation")
+    monkeypatch.setattr(SeqJEPA, "monitors", lambda self, batches: {})  # toy pictures hardly differ
+    seen = ["observe.image=true"]
+    world_model = [
+        "episodes=lerobot", f"episodes.root={data}", "episodes.observation=observation.image",
+        "world_model=seq_jepa", "world_model.encoder=resnet18", "world_model.embed_dim=64", "world_model.layers=1",
+        "world_model.heads=2", "world_model.hidden=16", "trainer.max_steps=2",
+        "trainer.batch_size=4", "trainer.heldout_episodes=2", "episodes.min_frames=2", "world_model.views=1",
+        "trainer.progress=false", f"run.dir={tmp_path / 'wm'}",
+    ]  # fmt: skip
+    assert script("train_world_model").run(composed("train_world_model", *world_model)) == 0
+    pretrained = [*seen, f"backbone.run={tmp_path / 'wm'}"]
+    first = [*pretrained, "policy.auxiliary.action_weight=0.0", "weight_average=0.9"]
+    assert train.run(settings(data, tmp_path / "first", *first)) == 0
+    encoder = script("world_models").load_world_model(tmp_path / "wm").model.encoder.state_dict()
+    stage = imitation.load_policy(tmp_path / "first").policy
+    kept = stage.network.act.context.vision.backbone.state_dict()
+    assert all(torch.equal(value, kept[name]) for name, value in encoder.items())
+
+    second = [*pretrained, "policy=act", f"start.run={tmp_path / 'first'}", "demonstrations.per_task=2"]
+    assert train.run(settings(data, tmp_path / "second", *second, "trainer.stop_after=2")) == 130
+    assert train.run(settings(data, tmp_path / "second", *second, "resume=true")) == 0
+    made = imitation.load_policy(tmp_path / "second").policy
+    own = made.network.context.state_dict()
+    assert all(
+        torch.equal(value, own[name]) for name, value in stage.network.act.context.state_dict().items()
+    )
+    assert torch.equal(made.statistics.state_mean, stage.statistics.state_mean)
+
+    script("export_policy").main([str(tmp_path / "second"), str(tmp_path / "policy")])
+    observation = PolicyObservation(
+        state=torch.rand(1, 2), environment=torch.rand(1, 2), task=torch.tensor([1]),
+        image=torch.randint(256, (1, 3, 16, 16), dtype=torch.uint8),
+    )  # fmt: skip
+    assert torch.equal(made.act(observation), load_exported(tmp_path / "policy").policy.act(observation))
+
+    with pytest.raises(ValueError, match="takes over the context encoder"):
+        train.run(
+            settings(data, tmp_path / "bc", *pretrained, "policy=bc", f"start.run={tmp_path / 'first'}")
+        )
+    with pytest.raises(ValueError, match="this policy a state of 2, an environment of 2, images of None"):
+        train.run(settings(data, tmp_path / "blind", "policy=act", f"start.run={tmp_path / 'first'}"))
 
 
 def test_a_run_without_statistics_or_of_something_else(

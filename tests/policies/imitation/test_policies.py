@@ -14,7 +14,7 @@ from policies.imitation.chunks import ChunkDataset, collate_chunks
 from policies.imitation.interface import ChunkError
 from policies.imitation.policy import ImitationPolicy
 from policies.imitation.statistics import MissingStatistics
-from policies.imitation.vision import ImageTokens, SmallCNN
+from policies.imitation.vision import Backbone
 from tests.policies.imitation.toys import (
     ARMS,
     TASKS,
@@ -27,6 +27,7 @@ from tests.policies.imitation.toys import (
     policy,
     with_garbage,
 )
+from worldmodel.nn.resnet import ResNet18
 from worldmodel.protocols import Task
 from worldmodel.training import RunFolder, TrainerConfig, fit
 from worldmodel.training.checkpoints import CheckpointError, load_checkpoint, load_strict
@@ -195,18 +196,48 @@ def test_images_are_seen_by_every_policy(name: Any) -> None:
     assert not torch.equal(made.act(observation, noise()), made.act(other, noise()))
 
 
-def test_a_pretrained_image_network_is_used_as_it_is() -> None:
-    pretrained = SmallCNN(width=8)
+@pytest.mark.parametrize("frozen", [True, False])
+def test_the_image_encoder_of_a_world_model_is_used_frozen_or_trained_on(frozen: bool) -> None:
     made = build_policy(
         "act",
         interface=interface(images=True),
         sizes=TINY,
         statistics=policy("act").statistics,
-        backbone=ImageTokens(backbone=pretrained, channels=32, dim=16, frozen=True),
-    )
+        backbone=Backbone(encoder="resnet18", embed_dim=32, options={"stem": "imagenet"}, frozen=frozen),
+    ).train()
+    encoder = made.network.context.vision.backbone  # type: ignore[union-attr]
+    assert isinstance(encoder, ResNet18)
+    before = {name: buffer.clone() for name, buffer in encoder.named_buffers()}
     made.training_step(batch("image"), 0).total.backward()
-    assert made.network.context.vision.backbone is pretrained  # type: ignore[union-attr]
-    assert all(p.grad is None for p in pretrained.parameters())
+    assert all((p.grad is None) is frozen for p in encoder.parameters())
+    assert all(torch.equal(before[name], b) for name, b in encoder.named_buffers()) is frozen
+
+
+def test_a_backbone_needs_a_map_and_a_policy_that_sees_pictures() -> None:
+    backbone = Backbone(encoder="patch_mlp", embed_dim=16)
+    with pytest.raises(ValueError, match="convnet or resnet18"):
+        build_network("act", interface=interface(images=True), sizes=TINY, backbone=backbone)
+    with pytest.raises(ValueError, match=r"observe\.image=true"):
+        build_network("act", interface=interface(), sizes=TINY, backbone=backbone)
+
+
+def test_a_frozen_context_stays_in_evaluation_mode_and_gets_no_gradient() -> None:
+    made = policy("act", sizes=replace(TINY, dropout=0.5))
+    made.network.context.freeze()  # type: ignore[union-attr, operator]
+    made.train()
+    assert not any(m.training for m in made.network.context.modules())  # type: ignore[union-attr]
+    made.training_step(batch("act"), 0).total.backward()
+    assert {n.split(".")[1] for n, p in made.named_parameters() if p.grad is not None} == {"decoder"}
+
+
+def test_the_first_of_two_stages_learns_no_actions() -> None:
+    made = policy("act_jepa", action_weight=0.0)
+    data = batch("act_jepa")
+    other = replace(data, action=-data.action)
+    losses = [made.training_step(d, 0) for d in (data, other)]
+    assert float(losses[0].total.detach()) == float(losses[1].total.detach())
+    with pytest.raises(ValueError, match="not both 0"):
+        policy("act_jepa", action_weight=0.0, weight=0.0)
 
 
 @pytest.mark.parametrize("arm", ARMS)
