@@ -1,4 +1,4 @@
-"""The sparse 3-D encoder: voxels to a bird's-eye-view feature map, as in OpenPCDet's VoxelBackBone8x."""
+"""The sparse 3-D encoder: voxels to a bird's-eye-view map, as OpenPCDet's VoxelBackBone8x and VoxelResBackBone8x."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -28,6 +28,9 @@ class SparseEncoder(nn.Module):
     tensors in its state under OpenPCDet's names. widths (8, 16, 32, 32) is the small default: stride 4,
     92,448 parameters.
 
+    The residual variant has two residual blocks in place of the SubM layers of every stage, conv1 included; widths
+    (16, 32, 64, 128, 128) is VoxelResBackBone8x, stride 8, the encoder of CenterPoint on nuScenes.
+
     Args:
         in_channels: features per voxel.
         grid: the voxel grid; the encoder works on (Z + 1, Y, X) cells, as OpenPCDet's checkpoints need.
@@ -50,6 +53,7 @@ class SparseEncoder(nn.Module):
         widths: Sequence[int] = (16, 32, 64, 64, 128),
         norm: Norm | None = None,
         momentum: float = 0.01,
+        residual: bool = False,
         backend: Backend = "auto",
     ) -> None:
         super().__init__()
@@ -59,23 +63,25 @@ class SparseEncoder(nn.Module):
                 f"conv_out, got {tuple(widths)}"
             )
         stem, *stages, out = widths
-        block: Callable[..., _Block] = partial(
-            _Block, norm=norm or partial(nn.BatchNorm1d, eps=1e-3, momentum=momentum), backend=backend
-        )
+        norm = norm or partial(nn.BatchNorm1d, eps=1e-3, momentum=momentum)
+        block: Callable[..., _Block] = partial(_Block, norm=norm, backend=backend)
+        residual_block = partial(_ResidualBlock, norm=norm, backend=backend)
+
+        def layers(number: int, width: int) -> list[nn.Module]:
+            """The layers of a stage that keep its sites: SubM, one in conv1 and two after it, or residual blocks."""
+            if residual:
+                return [residual_block(width, index_key=f"subm{number}") for _ in range(2)]
+            return [block(width, width, index_key=f"subm{number}") for _ in range(1 if number == 1 else 2)]
+
         self.input_shape: Shape = grid.sparse_shape
         self.conv_input = block(in_channels, stem, index_key="subm1")
-        self.conv1 = nn.Sequential(block(stem, stem, index_key="subm1"))
+        self.conv1 = nn.Sequential(*layers(1, stem))
         self._stages = ["conv1"]
         shape, before = self.input_shape, stem
         for number, width in enumerate(stages, start=2):
             padding = (0, 1, 1) if number == len(stages) + 1 else (1, 1, 1)
             strided = block(before, width, stride=2, padding=padding, index_key=f"spconv{number}")
-            stage = nn.Sequential(
-                strided,
-                block(width, width, index_key=f"subm{number}"),
-                block(width, width, index_key=f"subm{number}"),
-            )
-            self.add_module(f"conv{number}", stage)
+            self.add_module(f"conv{number}", nn.Sequential(strided, *layers(number, width)))
             self._stages.append(f"conv{number}")
             shape = _shape_after(strided[0], shape, grid)
             before = width
@@ -125,6 +131,13 @@ class SparseEncoder(nn.Module):
 def voxel_backbone_8x(*, in_channels: int = 4, grid: VoxelGrid, **options: Any) -> SparseEncoder:
     """OpenPCDet's VoxelBackBone8x: stride 8, 711,872 parameters with 4 input channels."""
     return SparseEncoder(in_channels=in_channels, grid=grid, widths=(16, 32, 64, 64, 128), **options)
+
+
+def voxel_res_backbone_8x(*, in_channels: int = 5, grid: VoxelGrid, **options: Any) -> SparseEncoder:
+    """OpenPCDet's VoxelResBackBone8x: stride 8, 2,695,312 parameters with 5 input channels."""
+    return SparseEncoder(
+        in_channels=in_channels, grid=grid, widths=(16, 32, 64, 128, 128), residual=True, **options
+    )
 
 
 def small_encoder(*, in_channels: int = 4, grid: VoxelGrid, **options: Any) -> SparseEncoder:
@@ -181,6 +194,23 @@ class _Block(nn.Sequential):
         conv, norm, relu = self
         tensor = conv(tensor)
         return tensor.with_features(relu(_normalise(norm, tensor.features)))
+
+
+class _ResidualBlock(nn.Module):
+    """Two SubM convolutions with bias, each with normalisation, and the input added before the last ReLU."""
+
+    def __init__(self, channels: int, *, index_key: str, norm: Norm, backend: Backend) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = (
+            SubMConv3d(channels, channels, 3, index_key=index_key, bias=True, backend=backend)
+            for _ in range(2)
+        )
+        self.bn1, self.bn2 = norm(channels), norm(channels)
+
+    def forward(self, tensor: SparseTensor) -> SparseTensor:
+        inner = self.conv1(tensor)
+        inner = self.conv2(inner.with_features(_normalise(self.bn1, inner.features).relu()))
+        return inner.with_features((_normalise(self.bn2, inner.features) + tensor.features).relu())
 
 
 def _normalise(norm: nn.Module, features: torch.Tensor) -> torch.Tensor:
