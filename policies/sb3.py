@@ -39,8 +39,8 @@ class JEPAFeatures(BaseFeaturesExtractor):
         observation_space: a Box, or a Dict of Boxes.
         encoder: observations [N, ...] to features [N, D]; images are scaled to 0..1 before, as stable-baselines3 does.
             It is copied, so that actor and critic train their own.
-        frozen: leave its weights as they are. Frozen or not it stays in evaluation mode: PPO compares probabilities
-            before and after an update, which batch statistics would change without one.
+        frozen: leave its weights as they are; otherwise train all of them. Either way it stays in evaluation mode: PPO
+            compares probabilities before and after an update, which batch statistics would change without one.
         encoded: keys of a Dict that are encoded; by default all entries of three axes, that is images.
 
     Raises:
@@ -85,8 +85,7 @@ class JEPAFeatures(BaseFeaturesExtractor):
         super().__init__(observation_space, features_dim=width)
         self.encoder, self.frozen, self.encoded = own, frozen, chosen
         self._order = tuple(parts)
-        if frozen:
-            self.encoder.requires_grad_(False)
+        self.encoder.requires_grad_(not frozen)
 
     def apply(self, fn: Callable[[nn.Module], None]) -> "JEPAFeatures":
         """Nothing: PPO draws orthogonal weights this way for all linear layers, those of a pretrained encoder too."""

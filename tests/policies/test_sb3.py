@@ -85,9 +85,11 @@ def test_features_are_the_codes_of_observation_and_goal() -> None:
 
 
 @pytest.mark.parametrize("algorithm", [PPO, SAC])
-@pytest.mark.parametrize("frozen", [True, False])
-def test_learning_leaves_a_frozen_encoder_bit_identical(algorithm: Any, frozen: bool, tmp_path: Path) -> None:
-    encoder = observation_encoder(world_model())
+@pytest.mark.parametrize(("frozen", "frozen_before"), [(True, False), (False, False), (False, True)])
+def test_learning_leaves_a_frozen_encoder_bit_identical(
+    algorithm: Any, frozen: bool, frozen_before: bool, tmp_path: Path
+) -> None:
+    encoder = observation_encoder(world_model()).requires_grad_(not frozen_before)
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
     few = {"n_steps": 16} if algorithm is PPO else {"learning_starts": 8, "buffer_size": 64}
     model = algorithm(
