@@ -9,10 +9,10 @@ import torch
 from lidar.augment import Augmentation
 from lidar.batch import PointCloudBatch
 from lidar.datasets import FrameError, FrameRef, FrameSource, LidarFrames, collate, preflight
-from lidar.datasets.kitti_labels import read_kitti_labels
+from lidar.datasets.kitti_labels import label_paths, read_kitti_labels
 from lidar.grid import Range
 from lidar.pretraining import LidarPretraining
-from lidar.probe import LabelledScene, ProbeResult, label_paths, run_probe
+from lidar.probe import LabelledScene, ProbeResult, run_probe
 from worldmodel.training import FitResult, RunFolder, TrainerConfig, fit
 
 # Points as recorded, in random order: caps in voxelisation are first come, and must not cut a sector out of a scan.

@@ -7,7 +7,6 @@ pretrained and the random encoder see the same draws of labelled scenes.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -196,9 +195,3 @@ def _score(train: Sequence[SceneFeatures], validation: Sequence[SceneFeatures]) 
     labels = torch.cat([s.classes for s in validation])
     scores = probe.scores(torch.cat([s.features for s in validation]))
     return mean_average_precision(scores, labels, classes=(1, 2, 3))
-
-
-def label_paths(frame: Path) -> tuple[Path, Path]:
-    """label_2 and calib files of a KITTI object frame training/velodyne/ID.bin."""
-    folder = frame.parent.parent
-    return folder / "label_2" / f"{frame.stem}.txt", folder / "calib" / f"{frame.stem}.txt"

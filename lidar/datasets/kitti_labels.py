@@ -1,4 +1,4 @@
-"""KITTI object labels as boxes in the velodyne frame. For evaluation only: no frame source imports this."""
+"""KITTI object labels as boxes in the velodyne frame. No source of frames without labels imports this."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +7,9 @@ import numpy as np
 
 from lidar.datasets.errors import FrameError, reason
 from lidar.datasets.kitti_calib import KittiCalib
+
+# Easy, moderate, hard: least height of the image box in pixels, greatest truncation, greatest occlusion.
+_LIMITS = ((40, 0.15, 0), (25, 0.3, 1), (25, 0.5, 2))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -17,10 +20,19 @@ class ObjectLabels:
         boxes: [M, 7] float32 in the velodyne frame: centre x, y, z, length, width, height in metres, yaw in
             [-pi, pi) about z from the x axis.
         names: M class names.
+        difficulty: [M] int64: 0 easy, 1 moderate, 2 hard, -1 none of these, from the image box's height, truncation and
+            occlusion; None where the labels were not read from a KITTI file.
     """
 
     boxes: np.ndarray
     names: tuple[str, ...]
+    difficulty: np.ndarray | None = None
+
+
+def label_paths(frame: Path) -> tuple[Path, Path]:
+    """label_2 and calib files of a KITTI object frame training/velodyne/ID.bin."""
+    folder = frame.parent.parent
+    return folder / "label_2" / f"{frame.stem}.txt", folder / "calib" / f"{frame.stem}.txt"
 
 
 def read_kitti_labels(label_path: str | Path, calib_path: str | Path) -> ObjectLabels:
@@ -41,13 +53,14 @@ def read_kitti_labels(label_path: str | Path, calib_path: str | Path) -> ObjectL
             "there is no such label file",
             "Only evaluation needs labels; restore label_2/ for it.",
         ) from error
-    names, values = [], []
+    names, values, image = [], [], []
     for number, line in enumerate(lines, start=1):
         words = line.split()
         if not words or words[0] == "DontCare":
             continue
         try:
             height, width, length, x, y, z, ry = (float(word) for word in words[8:15])
+            truncated, occluded, top, bottom = (float(words[i]) for i in (1, 2, 5, 7))
         except ValueError as error:
             raise FrameError(
                 label_path,
@@ -56,9 +69,27 @@ def read_kitti_labels(label_path: str | Path, calib_path: str | Path) -> ObjectL
             ) from error
         names.append(words[0])
         values.append((x, y, z, length, width, height, ry))
+        image.append((bottom - top, truncated, occluded))
     table = np.array(values, np.float64).reshape(-1, 7)
     boxes = table.copy()
     boxes[:, :3] = KittiCalib.read(calib_path).to_velodyne(table[:, :3])
     boxes[:, 2] += table[:, 5] / 2
     boxes[:, 6] = (-table[:, 6] - np.pi / 2 + np.pi) % (2 * np.pi) - np.pi
-    return ObjectLabels(boxes=boxes.astype(np.float32), names=tuple(names))
+    return ObjectLabels(
+        boxes=boxes.astype(np.float32),
+        names=tuple(names),
+        difficulty=_difficulty(np.array(image).reshape(-1, 3)),
+    )
+
+
+def _difficulty(image: np.ndarray) -> np.ndarray:
+    """Difficulty [M] of objects given as image height, truncation, occlusion.
+
+    As OpenPCDet has it for ground-truth sampling: a height counts one pixel more than in the evaluation of KITTI, and
+    an object on a limit is within it.
+    """
+    levels = np.full(len(image), -1, np.int64)
+    for level, (height, truncated, occluded) in reversed(list(enumerate(_LIMITS))):
+        within = (image[:, 0] + 1 >= height) & (image[:, 1] <= truncated) & (image[:, 2] <= occluded)
+        levels[within] = level
+    return levels
