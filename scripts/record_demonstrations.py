@@ -72,6 +72,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--max-steps", type=int, help="of an episode; each suite has its own default")
     parser.add_argument("--image-size", type=int, default=128)
     parser.add_argument("--no-image", action="store_true", help="store no pictures")
+    parser.add_argument(
+        "--distractors", type=int, default=0, metavar="N", help="numbers of noise to add to the state"
+    )
     parser.add_argument("--preset", choices=sorted(PRESETS), default="fast", help="quality of the pictures")
     parser.add_argument(
         "--video", action="store_true", help="pictures as MP4 instead of PNG: smaller, with loss"
@@ -86,7 +89,12 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error("name environments and --out FOLDER, or use --list")
     bar = None
     try:
-        options = EnvOptions(image_size=args.image_size, preset=args.preset, max_steps=args.max_steps)
+        options = EnvOptions(
+            image_size=args.image_size,
+            preset=args.preset,
+            max_steps=args.max_steps,
+            distractors=args.distractors,
+        )
         settings = RecordingSettings(
             rollout=RolloutSettings(options=options, image=not args.no_image, noise=args.noise),
             first_seed=args.first_seed,

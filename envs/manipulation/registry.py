@@ -6,6 +6,7 @@ from typing import Any
 
 from envs.manipulation.aloha import TASKS as ALOHA_TASKS
 from envs.manipulation.aloha import Aloha
+from envs.manipulation.distractors import Distracted
 from envs.manipulation.metaworld import MetaWorld, task_names
 from envs.manipulation.ogbench import CUBES, OGBenchCube
 from envs.manipulation.point_maze import MAX_STEPS as MAZES
@@ -22,11 +23,13 @@ class EnvOptions:
         image_size: height and width of `render` [px].
         preset: of `envs.manipulation.rendering.PRESETS`; of no effect where MuJoCo does not draw.
         max_steps: of an episode; the suite's own number if None.
+        distractors: meaningless numbers added to the state, see `envs.manipulation.distractors`.
     """
 
     image_size: int = 128
     preset: str = "fast"
     max_steps: int | None = None
+    distractors: int = 0
 
     def _arguments(self, *, drawn_by_mujoco: bool) -> dict[str, Any]:
         found: dict[str, Any] = {"image_size": self.image_size}
@@ -91,7 +94,9 @@ def make_env(name: str, options: EnvOptions | None = None) -> ManipulationEnv:
         ValueError: on an unknown suite or task, or options that it does not take.
     """
     suite, _, task = name.partition("/")
-    return _suite(suite).make(task, options or EnvOptions())
+    options = options or EnvOptions()
+    made = _suite(suite).make(task, options)
+    return Distracted(made, options.distractors) if options.distractors else made
 
 
 def _suite(name: str) -> Suite:

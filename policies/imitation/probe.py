@@ -30,6 +30,7 @@ class ProbeConfig:
         budgets: optimiser steps; one training from scratch for each.
         dim, layers, heads, hidden: of the decoder.
         batch_size, lr, weight_decay: of its training; cosine to 0 after a warm-up of 4 % of the steps.
+        columns: of the state that are read, the first so many; None: all.
     """
 
     budgets: tuple[int, ...] = (250, 1000, 4000)
@@ -40,6 +41,7 @@ class ProbeConfig:
     batch_size: int = 64
     lr: float = 6e-4
     weight_decay: float = 0.1
+    columns: int | None = None
 
     def __post_init__(self) -> None:
         if not self.budgets or min(self.budgets) < 1 or list(self.budgets) != sorted(set(self.budgets)):
@@ -103,8 +105,14 @@ class ProbeResult:
         return abs(before - after) <= tolerance * before
 
 
-def read_memories(policy: ImitationPolicy, batches: Sequence[ChunkBatch], *, what: What) -> Readings:
-    """Memories of the current steps, with what follows as labels. The policy is left bit-identical."""
+def read_memories(
+    policy: ImitationPolicy, batches: Sequence[ChunkBatch], *, what: What, columns: int | None = None
+) -> Readings:
+    """Memories of the current steps, with what follows as labels. The policy is left bit-identical.
+
+    Args:
+        columns: of the states, the first so many; None: all.
+    """
     if what not in ("state", "action"):
         raise ValueError(f"a probe reads state or action, got {what!r}")
     policy.statistics.require()
@@ -115,10 +123,13 @@ def read_memories(policy: ImitationPolicy, batches: Sequence[ChunkBatch], *, wha
             policy.interface.check_batch(raw)
             batch = policy.statistics.normalise_batch(raw.to(device))
             memory.append(policy.network.memory(batch.observation).float())  # type: ignore[operator]
-            label.append(batch.state if what == "state" else batch.action)
+            label.append(batch.state[..., :columns] if what == "state" else batch.action)
             valid.append(~batch.state_is_pad if what == "state" else batch.action_counts)
     std: torch.Tensor = getattr(policy.statistics, f"{what}_std")
-    return Readings(memory=torch.cat(memory), label=torch.cat(label), valid=torch.cat(valid), std=std.clone())
+    labels = torch.cat(label)
+    return Readings(
+        memory=torch.cat(memory), label=labels, valid=torch.cat(valid), std=std[: labels.shape[-1]].clone()
+    )
 
 
 def probe(
@@ -139,7 +150,9 @@ def probe(
         seed: of the decoder's weights and the order of the samples.
     """
     config = config or ProbeConfig()
-    known, unknown = (read_memories(policy, batches, what=what) for batches in (training, heldout))
+    known, unknown = (
+        read_memories(policy, batches, what=what, columns=config.columns) for batches in (training, heldout)
+    )
     scores = []
     for steps in config.budgets:
         decoder = _trained(known, config, what=what, steps=steps, seed=seed)

@@ -156,3 +156,15 @@ def test_bad_settings() -> None:
             ProbeConfig(budgets=budgets)
     with pytest.raises(ValueError, match="state or action"):
         read_memories(policy("act"), [batch()], what="reward")  # type: ignore[arg-type]
+
+
+def test_only_the_columns_asked_for_are_read() -> None:
+    made = transparent()
+    whole, part = (read_memories(made, batches(), what="state", columns=c) for c in (None, 2))
+    assert torch.equal(part.label, whole.label[..., :2])
+    assert torch.equal(part.std, whole.std[:2])
+    config = replace(QUICK, budgets=(1,), columns=2)
+    assert (
+        probe(made, training=batches(), heldout=batches(first=50), config=config).decoder.head.out_features
+        == 2
+    )
