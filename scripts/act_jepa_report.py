@@ -43,8 +43,8 @@ def report(name: str, study: Study, cells: dict[int, Cells], baselines: Mapping[
         f"{len(study.tasks)} task{'s' * (len(study.tasks) > 1)} ({', '.join(study.tasks)}) from {seen}, "
         f"{study.steps} steps of 64; {study.heldout} demonstrations per task held out; {study.episodes} episodes per "
         f"task on test seeds, the same for all arms.{distractors} The probe reads 30 coming states from the frozen "
-        f"encoder, in z-scores, of held-out demonstrations. Mean +- sd over training seeds; success with 95 % intervals over "
-        f"training seeds and episodes.",
+        f"encoder, in z-scores, of held-out demonstrations. Mean +- sd over training seeds; success with 95 % intervals "
+        f"over training seeds and episodes.",
     ]  # fmt: skip
     for shown, mine in cells.items():
         lines += ["", f"## {shown} demonstrations per task", "", *_table(study, mine, baselines)]
