@@ -1,0 +1,1 @@
+"""Official figures of detectors: KITTI average precision and nuScenes NDS."""
