@@ -10,6 +10,7 @@ for later. Whatever the number of workers, the same seeds give the same episodes
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -30,6 +31,15 @@ def expand(names: list[str]) -> list[str]:
         suite, _, task = name.partition("/")
         found += env_names(suite) if task == "all" else [name]
     return found
+
+
+def list_environments() -> None:
+    """Print all names. A reader that has seen enough, like `head`, is no error."""
+    try:
+        print("\n".join(name for suite in SUITES for name in env_names(suite)), flush=True)
+    except BrokenPipeError:
+        # The interpreter flushes once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class Bar:
@@ -83,7 +93,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--workers", type=int, default=1, help="processes (default: 1)")
     args = parser.parse_args(arguments)
     if args.list:
-        print("\n".join(name for suite in SUITES for name in env_names(suite)))
+        list_environments()
         return
     if not args.names or args.out is None:
         parser.error("name environments and --out FOLDER, or use --list")

@@ -1,5 +1,7 @@
 """The command line of recording; what it records is tested with the environments."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -11,6 +13,7 @@ pytest.importorskip("gymnasium_robotics")
 
 from envs.demonstrations import load_demonstrations
 from envs.lerobot import LeRobotDataset
+from tests.scripts.conftest import ROOT
 
 
 def test_a_maze_is_recorded_as_videos_and_continued(
@@ -34,6 +37,17 @@ def test_all_environments_are_listed(
         listed
     )
     assert len(script("record_demonstrations").expand(["metaworld/all", "point_maze/UMaze"])) == 51
+
+
+def test_the_list_may_be_read_in_part() -> None:
+    pytest.importorskip("metaworld")
+    command = [sys.executable, str(ROOT / "scripts" / "record_demonstrations.py"), "--list"]
+    listing = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert listing.stdout is not None
+    listing.stdout.close()  # what `| head` does, only sooner
+    _, complaint = listing.communicate(timeout=120)
+    assert listing.returncode == 0
+    assert "BrokenPipe" not in complaint
 
 
 @pytest.mark.parametrize(
