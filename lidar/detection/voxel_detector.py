@@ -1,6 +1,6 @@
 """A detector on voxels: sparse encoder, BEV backbone, dense head. SECOND and CenterPoint differ in the head alone."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -82,6 +82,23 @@ class VoxelDetector(nn.Module):
         self.backbone_2d = bev_backbone
         self.dense_head = head
         self.training_voxels, self.test_voxels = training_voxels, test_voxels
+        self.encoder_frozen = False
+        self.encoder_rates: Mapping[str, float] = {}
+
+    def freeze_encoder(self) -> None:
+        """Keep the encoder as it is: no gradient, and evaluation mode for ever."""
+        self.encoder_frozen = True
+        self.backbone_3d.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> "VoxelDetector":
+        super().train(mode)
+        if self.encoder_frozen:
+            self.backbone_3d.eval()
+        return self
+
+    def learning_rate_scale(self, name: str) -> float:
+        """Factor on the learning rate of a parameter, by the prefixes of `encoder_rates`; 1 for all others."""
+        return next((rate for prefix, rate in self.encoder_rates.items() if name.startswith(prefix)), 1.0)
 
     def voxels(self, points: PointCloudBatch) -> VoxelBatch:
         """Voxels with the caps of the current mode, in the model's precision."""

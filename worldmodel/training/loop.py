@@ -67,17 +67,22 @@ class _Step(nn.Module):
 def _apply_schedule(optimizer: torch.optim.Optimizer, config: TrainerConfig, step: int) -> float:
     rate, beta1 = config.schedule.at(step, config.max_steps)
     for group in optimizer.param_groups:
-        group["lr"], group["betas"] = rate, (beta1, config.beta2)
+        group["lr"], group["betas"] = rate * group["rate_scale"], (beta1, config.beta2)
     return rate
 
 
-def _decay_groups(parameters: list[nn.Parameter], config: TrainerConfig) -> list[dict[str, Any]]:
-    """All parameters in one group, or matrices and vectors in two, the latter without weight decay."""
-    if config.decay_vectors:
-        return [{"params": parameters}]
-    matrices, vectors = ([p for p in parameters if (p.ndim > 1) is many] for many in (True, False))
-    groups: list[dict[str, Any]] = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
-    return [g for g in groups if g["params"]]
+def _parameter_groups(task: nn.Module, config: TrainerConfig) -> list[dict[str, Any]]:
+    """Trained parameters by learning-rate scale, vectors apart from matrices if they are not decayed."""
+    scale_of: Callable[[str], float] = getattr(task, "learning_rate_scale", lambda name: 1.0)
+    groups: dict[tuple[float, bool], dict[str, Any]] = {}
+    for name, parameter in task.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        scale, decayed = scale_of(name), config.decay_vectors or parameter.ndim > 1
+        decay = {} if decayed else {"weight_decay": 0.0}
+        group = groups.setdefault((scale, decayed), {"params": [], "rate_scale": scale, **decay})
+        group["params"].append(parameter)
+    return list(groups.values())
 
 
 def fit(
@@ -93,7 +98,8 @@ def fit(
     """Train a task to config.max_steps, continuing from the newest checkpoint of the run folder if there is one.
 
     Args:
-        task: an nn.Module that fulfils `Task`.
+        task: an nn.Module that fulfils `Task`. It may have `learning_rate_scale(parameter name) -> float`, a factor on
+            the schedule's rate.
         dataset: map-style, indexed by `order.Key`.
         collate: samples to a batch with `.to(device)`.
         heldout: batches for the monitors; every rank holds all of them.
@@ -111,7 +117,7 @@ def fit(
     task.to(device, torch.float64 if config.precision == "fp64" else torch.float32)
     parameters = [p for p in task.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
-        _decay_groups(parameters, config), lr=config.schedule.max_lr, weight_decay=config.weight_decay
+        _parameter_groups(task, config), lr=config.schedule.max_lr, weight_decay=config.weight_decay
     )
     samples = len(dataset)  # type: ignore[arg-type]
     # Rank 0 chooses: on a network file system the ranks may not see the same folders yet.

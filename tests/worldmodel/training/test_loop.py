@@ -393,3 +393,27 @@ def test_weight_decay_may_leave_vectors_alone(tmp_path: Path) -> None:
         if name in before and not name.startswith("target"):
             ratio = float(value.norm() / before[name].norm()) if float(before[name].norm()) else 1.0
             assert (ratio < 0.99) == (before[name].ndim > 1), (name, ratio)
+
+
+class Slower(ToyTask):
+    def learning_rate_scale(self, name: str) -> float:
+        return 0.25 if name.startswith("encoder.") else 1.0
+
+
+def test_a_task_may_slow_parameters_down(tmp_path: Path) -> None:
+    """The first step of Adam is the learning rate, whatever the gradient: a quarter of it for the encoder."""
+    moved = {}
+    for name, task in (("plain", ToyTask()), ("slower", Slower())):
+        before = {n: p.detach().clone() for n, p in task.named_parameters()}
+        train(tmp_path / name, task=task, max_steps=1, weight_decay=0.0)
+        moved[name] = {n: (p.detach() - before[n]).abs().max() for n, p in task.named_parameters()}
+    for name in ("encoder.0.weight", "predictor.weight"):
+        share = float(moved["slower"][name] / moved["plain"][name])
+        assert share == pytest.approx(0.25 if name.startswith("encoder") else 1.0, rel=1e-3)
+
+
+def test_rates_of_a_resumed_run_are_those_of_an_undisturbed_one(tmp_path: Path) -> None:
+    train(tmp_path / "whole", task=Slower())
+    train(tmp_path / "parts", task=Slower(), stop_after=6)
+    train(tmp_path / "parts", task=Slower())
+    assert_same_run(tmp_path / "parts", tmp_path / "whole")
