@@ -184,8 +184,11 @@ def evaluate(
     )
 
 
-def check_nothing_left_out(agents: Mapping[str, Sequence[Agent]], folder: Path) -> None:
+def check_nothing_left_out(agents: Mapping[str, Sequence[object]], folder: Path) -> None:
     """Refuse a folder with episodes of agents that an evaluation leaves out: its results would replace theirs.
+
+    Args:
+        agents: by name, one per training seed.
 
     Raises:
         EpisodeFileError: naming the files.
@@ -200,7 +203,7 @@ def check_nothing_left_out(agents: Mapping[str, Sequence[Agent]], folder: Path) 
         )
 
 
-def _run_names(name: str, family: Sequence[Agent]) -> list[str]:
+def _run_names(name: str, family: Sequence[object]) -> list[str]:
     """Of an agent's runs, one per training seed, and of their files."""
     return [f"{name}_{i}" for i in range(len(family))] if len(family) > 1 else [name]
 

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from envs.manipulation import EnvOptions, NoExpertError, make_env
 from policies.episode_files import EpisodeFileError
+from policies.evaluation import check_nothing_left_out
 from policies.imitation.batches import ObservationError
 from policies.imitation.closed_loop import (
     Actor,
@@ -134,6 +135,7 @@ def run(settings: dict[str, Any]) -> None:
     )
     arms = arms_of(settings, loaded)
     out = Path(settings["out"] or f"runs/evaluate_policy/{protocol.split}")
+    check_nothing_left_out({arm.name: arm.actors for arm in arms}, out)
     total = sum(len(a.actors) for a in arms) * len(tasks) * protocol.episodes
     with tqdm(total=total, unit="episode", disable=not settings["progress"]) as bar:
         result = evaluate_arms(arms, protocol=protocol, folder=out, on_episode=lambda name, _: bar.update())
