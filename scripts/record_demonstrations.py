@@ -1,8 +1,9 @@
-"""Record scripted experts as a LeRobot data set (LeRobotDataset v3.0).
+"""Record experts, scripted or trained with stable-baselines3, as a LeRobot data set (LeRobotDataset v3.0).
 
 python scripts/record_demonstrations.py metaworld/drawer-open metaworld/door-open --out data/doors --episodes 50
 python scripts/record_demonstrations.py metaworld/all --out data/mt50 --no-image --workers 8
 python scripts/record_demonstrations.py point_maze/UMaze --out data/maze --noise 0.3
+python scripts/record_demonstrations.py point_maze/UMaze --out data/ppo --sb3-expert ppo.zip --sb3-algorithm ppo
 python scripts/record_demonstrations.py --list
 
 The same command continues a recording that was broken off. More episodes or environments of the same suite may be asked
@@ -13,15 +14,19 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from envs.manipulation import EnvOptions, NoExpertError, RolloutSettings, env_names
+from envs.manipulation import EnvOptions, NoExpertError, RolloutSettings, env_names, make_env
 from envs.manipulation.recording import RecordingError, RecordingSettings, Tally, record
 from envs.manipulation.registry import SUITES
 from envs.manipulation.rendering import PRESETS
+
+if TYPE_CHECKING:
+    from policies.sb3_experts import SB3Experts
 
 
 def expand(names: list[str]) -> list[str]:
@@ -40,6 +45,15 @@ def list_environments() -> None:
     except BrokenPipeError:
         # The interpreter flushes once more at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def sb3_experts(path: Path | None, algorithm: str, keys: list[str] | None) -> "SB3Experts | None":
+    """A saved model of stable-baselines3 as expert, if one is named."""
+    if path is None:
+        return None
+    from policies.sb3_experts import SB3Experts
+
+    return SB3Experts(path.resolve(), algorithm, tuple(keys) if keys else None)
 
 
 class Bar:
@@ -77,6 +91,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--keep-failures", action="store_true", help="keep episodes in which the expert fails too"
     )
+    parser.add_argument("--sb3-expert", type=Path, metavar="FILE", help="a model that stable-baselines3 saved acts in "
+                        "place of the scripted expert; it is unpickled: open only what you trust")  # fmt: skip
+    parser.add_argument("--sb3-algorithm", metavar="NAME", help="that saved it: ppo, sac, td3, ddpg or a2c")
+    parser.add_argument("--sb3-keys", nargs="+", metavar="KEY", help="of a model that reads a vector: the parts of "
+                        "the observation it is made of, in their order (default: it reads the dictionary)")  # fmt: skip
     parser.add_argument("--noise", type=float, default=0.0, metavar="SIGMA",
                         help="of the executed actions, in half ranges; the stored ones stay clean")  # fmt: skip
     parser.add_argument("--max-steps", type=int, help="of an episode; each suite has its own default")
@@ -97,6 +116,8 @@ def main(arguments: list[str] | None = None) -> None:
         return
     if not args.names or args.out is None:
         parser.error("name environments and --out FOLDER, or use --list")
+    if (args.sb3_expert is None) != (args.sb3_algorithm is None) or (args.sb3_keys and not args.sb3_expert):
+        parser.error("a model as expert needs both --sb3-expert FILE and --sb3-algorithm NAME")
     bar = None
     try:
         options = EnvOptions(
@@ -105,12 +126,14 @@ def main(arguments: list[str] | None = None) -> None:
             max_steps=args.max_steps,
             distractors=args.distractors,
         )
+        trained = sb3_experts(args.sb3_expert, args.sb3_algorithm, args.sb3_keys)
         settings = RecordingSettings(
             rollout=RolloutSettings(options=options, image=not args.no_image, noise=args.noise),
             first_seed=args.first_seed,
             keep_failures=args.keep_failures,
             video=args.video,
             codec=args.codec,
+            expert=None if trained is None else trained.name,
         )
         names = expand(args.names)
         bar = Bar(args.episodes * len(names), settings)
@@ -120,6 +143,7 @@ def main(arguments: list[str] | None = None) -> None:
             episodes=args.episodes,
             settings=settings,
             workers=args.workers,
+            make=make_env if trained is None else trained,
             report=bar,
         )
     except (ValueError, ImportError, RecordingError, NoExpertError) as error:

@@ -17,7 +17,7 @@ from envs.lerobot.schema import write_json
 from envs.manipulation.protocol import ManipulationEnv
 from envs.manipulation.registry import make_env
 from envs.manipulation.rollout import RolloutSettings
-from envs.manipulation.workers import Workers
+from envs.manipulation.workers import Make, Workers
 
 SETTINGS_PATH = "meta/recording.json"
 MAX_FAILURES = 50  # in a row, before a recording is given up
@@ -38,6 +38,7 @@ class RecordingSettings:
         keep_failures: keep the episodes in which the expert fails as well.
         video: pictures as MP4 instead of PNG: smaller, with loss.
         codec: of the videos, "h264" or "libsvtav1".
+        expert: what acts, if it is not the environment's own expert: a name that no other has.
     """
 
     rollout: RolloutSettings
@@ -45,6 +46,7 @@ class RecordingSettings:
     keep_failures: bool = False
     video: bool = False
     codec: str = "h264"
+    expert: str | None = None
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ def record(
     episodes: int,
     settings: RecordingSettings,
     workers: int = 1,
+    make: Make = make_env,
     report: Callable[[dict[str, Tally]], object] = lambda tallies: None,
 ) -> dict[str, Tally]:
     """Record until the data set holds `episodes` of each environment, in the order of names and seeds.
@@ -81,6 +84,7 @@ def record(
         episodes: of each environment.
         settings: the rest of what decides the content.
         workers: processes that run experts.
+        make: an environment by name, where `settings.expert` says that another expert comes with it.
         report: called with the tallies at the beginning and after each episode.
 
     Returns:
@@ -97,7 +101,7 @@ def record(
             f"at least one episode of different environments of one suite is needed, got {episodes} of {[*names]}"
         )
     root = Path(root)
-    env = make_env(names[0], settings.rollout.options)
+    env = make(names[0], settings.rollout.options)
     features, fps = demonstration_features(env, settings), env.fps
     env.close()
     _check_settings(root, settings)
@@ -105,7 +109,7 @@ def record(
         LeRobotWriter(
             root, features=features, fps=fps, robot_type=suites.pop(), codec=settings.codec
         ) as writer,
-        Workers(workers) as pool,
+        Workers(workers, make=make) as pool,
     ):
         write_json(root / SETTINGS_PATH, _description(settings))
         tallies = dict.fromkeys(names, Tally()) | _tallies(root, settings, count=writer.num_episodes)

@@ -15,18 +15,20 @@ from envs.manipulation.protocol import ManipulationEnv
 from envs.manipulation.registry import EnvOptions, make_env
 from envs.manipulation.rollout import RolloutSettings, demonstrate
 
+Make = Callable[[str, EnvOptions], ManipulationEnv]
+
 
 class _Held:
     """The environment of this process, kept from seed to seed: loading its meshes takes longer than an episode."""
 
     def __init__(self) -> None:
-        self._key: tuple[str, EnvOptions] | None = None
+        self._key: tuple[Make, str, EnvOptions] | None = None
         self._env: ManipulationEnv | None = None
 
-    def get(self, name: str, options: EnvOptions) -> ManipulationEnv:
-        if self._env is None or self._key != (name, options):
+    def get(self, make: Make, name: str, options: EnvOptions) -> ManipulationEnv:
+        if self._env is None or self._key != (make, name, options):
             self.drop()
-            self._env, self._key = make_env(name, options), (name, options)
+            self._env, self._key = make(name, options), (make, name, options)
         return self._env
 
     def drop(self) -> None:
@@ -38,8 +40,8 @@ class _Held:
 _held = _Held()
 
 
-def _attempt(name: str, seed: int, settings: RolloutSettings) -> Demonstration:
-    env = _held.get(name, settings.options)
+def _attempt(make: Make, name: str, seed: int, settings: RolloutSettings) -> Demonstration:
+    env = _held.get(make, name, settings.options)
     return demonstrate(env, seed=seed, noise=settings.noise, image=settings.image)
 
 
@@ -60,12 +62,18 @@ def _end_with_parent() -> None:
 
 
 class Workers:
-    """Processes that run experts; with one worker, this process itself. To be used in a `with` block."""
+    """Processes that run experts; with one worker, this process itself. To be used in a `with` block.
 
-    def __init__(self, count: int) -> None:
+    Args:
+        count: of processes.
+        make: an environment, its expert with it. It is sent to the processes, and an environment is kept there as long
+            as `make` stays equal.
+    """
+
+    def __init__(self, count: int, *, make: Make = make_env) -> None:
         if count < 1:
             raise ValueError(f"at least 1 worker is needed, got {count}")
-        self.count = count
+        self.count, self._make = count, make
         self._pool: ProcessPoolExecutor | None = None
 
     def __enter__(self) -> "Workers":
@@ -91,7 +99,7 @@ class Workers:
         """
         seeds = itertools.count(first_seed)
         if self._pool is None:
-            yield from (_attempt(name, seed, settings) for seed in seeds)
+            yield from (_attempt(self._make, name, seed, settings) for seed in seeds)
             return
         begun: deque[Future[Demonstration]] = deque()
         with contextlib.ExitStack() as stack:
@@ -99,5 +107,5 @@ class Workers:
             while True:
                 # One more than there are workers, so that none waits while the caller writes.
                 while len(begun) < max(1, min(self.count + 1, wanted())):
-                    begun.append(self._pool.submit(_attempt, name, next(seeds), settings))
+                    begun.append(self._pool.submit(_attempt, self._make, name, next(seeds), settings))
                 yield begun.popleft().result()

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 
 pytest.importorskip("pyarrow")
@@ -13,6 +14,7 @@ pytest.importorskip("gymnasium_robotics")
 
 from envs.demonstrations import load_demonstrations
 from envs.lerobot import LeRobotDataset
+from envs.manipulation import make_env
 from tests.scripts.conftest import ROOT
 
 
@@ -76,3 +78,48 @@ def test_errors_name_the_fix(
         script("record_demonstrations").main(arguments)
     assert end.value.code == 2
     assert complaint in capsys.readouterr().err
+
+
+def save_model(path: Path) -> Path:
+    """An untrained PPO for the point maze."""
+    algorithms = pytest.importorskip("stable_baselines3")
+    algorithms.PPO("MultiInputPolicy", make_env("point_maze/UMaze"), n_steps=8, device="cpu").save(path)
+    return path
+
+
+def test_a_model_of_stable_baselines3_is_recorded_as_expert(
+    script: Callable[[str], ModuleType], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = save_model(tmp_path / "ppo.zip")
+    command = [
+        "point_maze/UMaze", f"--out={tmp_path}/set", "--no-image", "--episodes=2", "--max-steps=5", "--keep-failures",
+    ]  # fmt: skip
+    script("record_demonstrations").main([*command, f"--sb3-expert={model}", "--sb3-algorithm=ppo"])
+    assert "set: 2 episodes" in capsys.readouterr().out
+    assert [len(d) for d in load_demonstrations(tmp_path / "set", image=False)] == [5, 5]
+    for arguments, complaint in (
+        ([f"--sb3-expert={model}"], "needs both --sb3-expert FILE and --sb3-algorithm NAME"),
+        (["--sb3-algorithm=ppo"], "needs both"),
+        (["--sb3-keys", "state"], "needs both"),
+        ([f"--sb3-expert={model}", "--sb3-algorithm=dqn"], "the algorithm is one of"),
+        ([], "was recorded with other settings (expert: ppo "),
+    ):
+        with pytest.raises(SystemExit):
+            script("record_demonstrations").main([*command, *arguments])
+        assert complaint in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_model_acts_the_same_in_worker_processes(
+    script: Callable[[str], ModuleType], tmp_path: Path
+) -> None:
+    model = save_model(tmp_path / "ppo.zip")
+    actions = []
+    for workers in (1, 2):
+        out = tmp_path / f"with_{workers}"
+        script("record_demonstrations").main([
+            "point_maze/UMaze", f"--out={out}", "--no-image", "--episodes=3", "--max-steps=20", "--keep-failures",
+            f"--sb3-expert={model}", "--sb3-algorithm=ppo", f"--workers={workers}",
+        ])  # fmt: skip
+        actions.append([d.action for d in load_demonstrations(out, image=False)])
+    assert all(np.array_equal(a, b) for a, b in zip(*actions, strict=True))
