@@ -55,7 +55,7 @@ def overlapping(truth: Rows, detections: Rows, kind: str) -> Pairs:
     Image boxes are plain rectangles, without a pixel added. Seen from above, the camera's x and z axes are the plane
     and ry turns clockwise in it. Everything is float64.
     """
-    i, j = _same_frame(truth.frame, detections.frame)
+    i, j = same_frame(truth.frame, detections.frame)
     if kind == "bbox":
         shared = _image_intersection(truth.rows, detections.rows, i, j)
         areas = (_image_areas(truth.rows)[i], _image_areas(detections.rows)[j])
@@ -71,12 +71,12 @@ def overlapping(truth: Rows, detections: Rows, kind: str) -> Pairs:
 
 def covered(regions: Rows, detections: Rows) -> Pairs:
     """Detections whose image box lies in a region, by the share of their own area."""
-    i, j = _same_frame(regions.frame, detections.frame)
+    i, j = same_frame(regions.frame, detections.frame)
     shared = _image_intersection(regions.rows, detections.rows, i, j)
     return _positive(i, j, shared, _image_areas(detections.rows)[j])
 
 
-def _same_frame(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def same_frame(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Places (i in a, j in b) of all pairs with a[i] == b[j]; both ascending."""
     first, last = np.searchsorted(b, a, side="left"), np.searchsorted(b, a, side="right")
     counts = last - first
