@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from lidar.datasets.errors import DatasetError
 from lidar.datasets.kitti_results import DONT_CARE, ObjectRows, read_labels, read_results, row_files
@@ -191,12 +192,19 @@ def roles(truth: ObjectRows, found: ObjectRows, name: str, difficulty: int) -> R
 
 
 def evaluate_kitti_folders(
-    results: str | Path, labels: str | Path, *, frames: Sequence[str] | None = None, iou: str = "strict"
+    results: str | Path,
+    labels: str | Path,
+    *,
+    frames: Sequence[str] | None = None,
+    iou: str = "strict",
+    progress: bool = False,
 ) -> KittiEvaluation:
     """Evaluate a folder of result files (or one with them in data/) against a folder of labels (or in label_2/).
 
     Args:
         frames: names of the frames to evaluate; by default all that have labels.
+        iou: "strict" or "loose".
+        progress: show a bar while files are read.
 
     Raises:
         DatasetError: if a folder is not there or holds no such files, or a frame to evaluate (if none are named: a
@@ -211,12 +219,11 @@ def evaluate_kitti_folders(
             f"Restore them, or name the frames to evaluate."
         )
     frames = list(truth) if frames is None else list(frames)
-    return evaluate_kitti(
-        [read_labels(truth[name]) for name in frames],
-        [read_results(found[name]) if name in found else None for name in frames],
-        iou=iou,
-        frames=frames,
-    )
+    tables = [
+        (read_labels(truth[name]), read_results(found[name]) if name in found else None)
+        for name in tqdm(frames, desc="reading", unit="frame", disable=not progress)
+    ]
+    return evaluate_kitti([t for t, _ in tables], [r for _, r in tables], iou=iou, frames=frames)
 
 
 def _of(rows: Rows, kept: np.ndarray) -> Rows:
