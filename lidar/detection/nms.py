@@ -9,6 +9,7 @@ from lidar.detection.overlap import paired_bev_iou, touching
 _BLOCK = 256
 
 
+@torch.no_grad()
 def rotated_nms(
     boxes: torch.Tensor,
     scores: torch.Tensor,
