@@ -123,7 +123,8 @@ ARMS = {
     "two_stage": Variant(
         overrides=("policy=act", "start.frozen=false"), steps=0.5, first=_PRETRAINING, first_steps=0.5
     ),
-    "act_jepa_free": Variant(overrides=(_JEPA,), action_free=True),
-    "raw_state_free": Variant(overrides=(_RAW,), action_free=True),
+    # Labelled and action-free episodes in equal parts, twice the steps: as much is seen of the labelled ones.
+    "act_jepa_free": Variant(overrides=(_JEPA,), action_free=True, steps=2.0),
+    "raw_state_free": Variant(overrides=(_RAW,), action_free=True, steps=2.0),
 }
 DEFAULT = ("act", "act_jepa", "raw_state", "act_matched", "bc")

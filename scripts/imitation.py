@@ -141,8 +141,10 @@ def datasets(
         "environment_sequence": remembers and settings["observe"]["environment"],
         "image_stride": 1 if remembers and settings["observe"]["image"] else stride,
     }
+    labelled = [d for i, d in enumerate(shown.training) if i not in shown.action_free]
+    again = labelled * (settings["demonstrations"]["repeat_labelled"] - 1)
     return (
-        ChunkDataset(shown.training, action_free=shown.action_free, **options),
+        ChunkDataset([*shown.training, *again], action_free=shown.action_free, **options),
         ChunkDataset(shown.heldout, **options),
     )
 

@@ -24,13 +24,16 @@ from typing import Any
 import torch
 from act_jepa_arms import ARMS, DEFAULT, HORIZON, STUDIES, Study
 from act_jepa_report import Cell, cell_folder, report, stored_cells
-from imitation import LoadedPolicy, datasets, demonstrations, load_policy
+from imitation import datasets, demonstrations, load_policy, measured_statistics
 
 from envs.manipulation import EnvOptions
+from policies.imitation.batches import ChunkBatch
 from policies.imitation.chunks import chunk_batches
 from policies.imitation.closed_loop import Actor, Execution, ExpertActor, PolicyActor, RandomActor
 from policies.imitation.evaluation import Arm, TaskProtocol, evaluate_arms
+from policies.imitation.policy import ImitationPolicy
 from policies.imitation.probe import ProbeConfig, probe
+from policies.imitation.statistics import Statistics
 from worldmodel.training.checkpoints import fingerprint, write_json
 from worldmodel.training.provenance import provenance
 
@@ -63,7 +66,10 @@ def train(study: Study, arm: str, shown: int, seed: int, *, data: Path, folder: 
     seen = [f"demonstrations.per_task={shown}"]
     if variant.action_free:
         hidden = study.training - shown
-        seen = [f"demonstrations.per_task={study.training}", f"demonstrations.action_free={hidden}"]
+        seen = [
+            f"demonstrations.per_task={study.training}", f"demonstrations.action_free={hidden}",
+            f"demonstrations.repeat_labelled={max(1, round(hidden / shown))}",
+        ]  # fmt: skip
     common = [
         f"demonstrations.root={data}", f"demonstrations.heldout_per_task={study.heldout}", f"seed={seed}",
         "resume=true", "trainer.progress=false", *seen, *study.overrides,
@@ -92,25 +98,35 @@ def train(study: Study, arm: str, shown: int, seed: int, *, data: Path, folder: 
     return statistics.median(line["time/step_s"] for line in lines if "time/step_s" in line)
 
 
-def measure(study: Study, arm: str, folder: Path) -> Cell:
-    """Probes and closed loop of a trained policy."""
+def measure(study: Study, arm: str, shown: int, folder: Path) -> Cell:
+    """Probes, held-out errors and closed loop of a trained policy."""
     loaded = load_policy(folder)
     config = ProbeConfig(budgets=study.budgets, columns=STATES if study.distractors else None)
-    training, heldout = (_batches(part) for part in datasets_of(loaded))
-    found = probe(loaded.policy, training=training, heldout=heldout, config=config)
+    # The same episodes, in the same units, for all arms: also those that have seen more.
+    seen = {**loaded.settings["demonstrations"], "per_task": shown, "action_free": 0, "repeat_labelled": 1}
+    settings = {**loaded.settings, "demonstrations": seen}
+    there = demonstrations(settings)
+    units = measured_statistics(there)
+    training, heldout = (
+        chunk_batches(part, batch_size=256, seed=1) for part in datasets(settings, there, horizon=HORIZON)
+    )
+    found = probe(loaded.policy, training=training, heldout=heldout, config=config, units=units)
     transfer = None
     if study.transfer and loaded.policy.interface.chunk == HORIZON:
         once = replace(config, budgets=(study.transfer,))
-        read = probe(loaded.policy, training=training, heldout=heldout, what="action", config=once)
+        read = probe(
+            loaded.policy, training=training, heldout=heldout, what="action", config=once, units=units
+        )
         transfer = asdict(read.scores[-1])
     began = time.process_time()
     success = {}
     for execute in study.execute if loaded.policy.interface.chunk == HORIZON else (1,):
         chosen = Execution(execute=execute)
         actor = PolicyActor(loaded.policy, execution=chosen, memory=loaded.memory)
-        settings = {"fingerprint": fingerprint(loaded.checkpoint), "execute": execute}
-        success[str(execute)] = closed_loop(study, arm, actor, settings, folder / f"episodes_{execute}")
+        about = {"fingerprint": fingerprint(loaded.checkpoint), "execute": execute}
+        success[str(execute)] = closed_loop(study, arm, actor, about, folder / f"episodes_{execute}")
     last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+    names = [(name, p.numel()) for name, p in loaded.policy.named_parameters()]
     return {
         "probe": [asdict(score) for score in found.scores],
         "probe_mean": asdict(found.mean),
@@ -119,18 +135,22 @@ def measure(study: Study, arm: str, folder: Path) -> Cell:
         "transfer": transfer,
         "success": success,
         "evaluation_cpu_s": time.process_time() - began,
-        "parameters": sum(p.numel() for p in loaded.policy.parameters()),
+        "parameters": sum(count for name, count in names if ".teacher." not in name),
+        "action_l1": None if loaded.memory else action_errors(loaded.policy, heldout, units),
         "heldout": {k.removeprefix("heldout/"): v for k, v in last.items() if k.startswith("heldout/")},
     }
 
 
-def datasets_of(loaded: LoadedPolicy) -> tuple[Any, Any]:
-    """What the policy was trained on and what was held out, with the states that probes read."""
-    return datasets(loaded.settings, demonstrations(loaded.settings), horizon=HORIZON)
-
-
-def _batches(dataset: Any) -> Any:
-    return chunk_batches(dataset, batch_size=256, seed=1)
+def action_errors(policy: ImitationPolicy, heldout: list[ChunkBatch], units: Statistics) -> dict[str, float]:
+    """Mean absolute error of the first action and of the whole chunk, in z-scores of `units`."""
+    errors, known = [], []
+    for batch in heldout:
+        noise = [torch.Generator().manual_seed(seed) for seed in batch.seeds]
+        decided = policy.act(batch.observation, noise)
+        errors.append((decided - batch.action).abs() / units.action_std)
+        known.append(batch.action_counts)
+    error, valid = torch.cat(errors), torch.cat(known)
+    return {"first": float(error[:, 0][valid[:, 0]].mean()), "chunk": float(error[valid].mean())}
 
 
 def closed_loop(
@@ -148,10 +168,15 @@ def closed_loop(
 def make_cell(study: Study, arm: str, shown: int, seed: int, *, root: Path) -> None:
     """One cell, if it is not there."""
     folder = cell_folder(root, arm, shown, seed)
+    made_as = {**json.loads(json.dumps(asdict(study))), "arm": json.loads(json.dumps(asdict(ARMS[arm])))}
     if (folder / "cell.json").is_file():
+        if json.loads((folder / "cell.json").read_text())["made_as"] != made_as:
+            raise SystemExit(
+                f"{folder} is of another study or arm of that name: move it away, or choose other --runs"
+            )
         return
     step_s = train(study, arm, shown, seed, data=root / "demonstrations", folder=folder)
-    cell = {"step_s": step_s, **measure(study, arm, folder), **provenance()}
+    cell = {"made_as": made_as, "step_s": step_s, **measure(study, arm, shown, folder), **provenance()}
     write_json(folder / "cell.json", cell)
     scores = ", ".join(f"ATE({s['steps']}) {s['ate']:.3f}" for s in cell["probe"])
     success = ", ".join(

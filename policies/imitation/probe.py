@@ -14,6 +14,7 @@ from torch import nn
 
 from policies.imitation.batches import ChunkBatch
 from policies.imitation.policy import ImitationPolicy, masked_l1
+from policies.imitation.statistics import Statistics
 from worldmodel.evaluation.sequences import frozen
 from worldmodel.nn.decoder import QueryDecoder
 from worldmodel.objectives import masked_mean
@@ -106,26 +107,35 @@ class ProbeResult:
 
 
 def read_memories(
-    policy: ImitationPolicy, batches: Sequence[ChunkBatch], *, what: What, columns: int | None = None
+    policy: ImitationPolicy,
+    batches: Sequence[ChunkBatch],
+    *,
+    what: What,
+    columns: int | None = None,
+    units: Statistics | None = None,
 ) -> Readings:
     """Memories of the current steps, with what follows as labels. The policy is left bit-identical.
 
     Args:
         columns: of the states, the first so many; None: all.
+        units: whose z-scores the labels are in; the policy's own if None. For policies trained on different data.
     """
     if what not in ("state", "action"):
         raise ValueError(f"a probe reads state or action, got {what!r}")
     policy.statistics.require()
+    units = units or policy.statistics
     memory, label, valid = [], [], []
     device = policy.statistics.state_mean.device
     with frozen(policy):
         for raw in batches:
             policy.interface.check_batch(raw)
-            batch = policy.statistics.normalise_batch(raw.to(device))
-            memory.append(policy.network.memory(batch.observation).float())  # type: ignore[operator]
+            here = raw.to(device)
+            seen = policy.statistics.normalise_batch(here).observation
+            memory.append(policy.network.memory(seen).float())  # type: ignore[operator]
+            batch = units.normalise_batch(here)
             label.append(batch.state[..., :columns] if what == "state" else batch.action)
             valid.append(~batch.state_is_pad if what == "state" else batch.action_counts)
-    std: torch.Tensor = getattr(policy.statistics, f"{what}_std")
+    std: torch.Tensor = getattr(units, f"{what}_std")
     labels = torch.cat(label)
     return Readings(
         memory=torch.cat(memory), label=labels, valid=torch.cat(valid), std=std[: labels.shape[-1]].clone()
@@ -139,6 +149,7 @@ def probe(
     heldout: Sequence[ChunkBatch],
     what: What = "state",
     config: ProbeConfig | None = None,
+    units: Statistics | None = None,
     seed: int = 0,
 ) -> ProbeResult:
     """Train a fresh decoder on the frozen memories of a policy, for each budget, and score it on held-out ones.
@@ -147,11 +158,13 @@ def probe(
 
     Args:
         training, heldout: batches of different demonstrations.
+        units: whose z-scores are read and scored; the policy's own if None.
         seed: of the decoder's weights and the order of the samples.
     """
     config = config or ProbeConfig()
     known, unknown = (
-        read_memories(policy, batches, what=what, columns=config.columns) for batches in (training, heldout)
+        read_memories(policy, part, what=what, columns=config.columns, units=units)
+        for part in (training, heldout)
     )
     scores = []
     for steps in config.budgets:

@@ -168,3 +168,18 @@ def test_only_the_columns_asked_for_are_read() -> None:
         probe(made, training=batches(), heldout=batches(first=50), config=config).decoder.head.out_features
         == 2
     )
+
+
+def test_scores_in_the_units_of_others() -> None:
+    """Twice the standard deviation halves every z-score, whatever the policy itself normalises with."""
+    made, other = transparent(), statistics()
+    other.state_std.mul_(2)
+    config = replace(QUICK, budgets=(1,))
+    mine, theirs = (
+        probe(made, training=batches(), heldout=batches(first=50), config=config, units=units).persistence
+        for units in (None, other)
+    )
+    assert mine is not None
+    assert theirs is not None
+    assert theirs.rmse == pytest.approx(mine.rmse / 2, rel=1e-5)
+    assert theirs.rmse_raw == pytest.approx(mine.rmse_raw, rel=1e-5)
