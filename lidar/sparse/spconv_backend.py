@@ -68,6 +68,7 @@ def convolve(layer: "_SparseConvolution", tensor: SparseTensor) -> SparseTensor:
     if len(tensor.sites) == 0:
         # spconv refuses an empty set of sites. The product of no rows keeps the gradients: zeros, not None.
         empty = tensor.features @ layer.weight[:, 0, 0, 0].t()
+        empty = empty if layer.bias is None else empty + layer.bias
         sites = Sites(keys=tensor.sites.keys, shape=shape, batch_size=tensor.batch_size)
         return SparseTensor(features=empty, sites=sites, tables=tensor.tables)
 
@@ -90,13 +91,14 @@ def convolve(layer: "_SparseConvolution", tensor: SparseTensor) -> SparseTensor:
     )
     with torch.autocast(device, enabled=False):
         out = _native_layer(layer, submanifold, device)(native)
+    made = out.features.to(wanted)
+    if layer.bias is not None:
+        made = made + layer.bias.to(wanted)
     if submanifold:
-        return tensor.with_features(out.features.to(wanted))
+        return tensor.with_features(made)
     keys, order = torch.sort(linear_keys(out.indices.long(), shape))
     sites = Sites(keys=keys, shape=shape, batch_size=tensor.batch_size)
-    return SparseTensor(
-        features=out.features.index_select(0, order).to(wanted), sites=sites, tables=tensor.tables
-    )
+    return SparseTensor(features=made.index_select(0, order), sites=sites, tables=tensor.tables)
 
 
 def _native_layer(layer: "_SparseConvolution", submanifold: bool, device: str) -> Any:
@@ -112,14 +114,12 @@ def _native_layer(layer: "_SparseConvolution", submanifold: bool, device: str) -
             layer.kernel_size,
             layer.stride,
             layer.padding,
-            bias=layer.bias is not None,
+            bias=False,  # added outside: its CPU build refuses one in evaluation mode
             indice_key=layer.index_key,
             algo=spconv.ConvAlgo.Native if device == "cpu" else None,
         )
         layer.__dict__["_spconv_layer"] = native
     native._parameters["weight"] = layer.weight
-    if layer.bias is not None:
-        native._parameters["bias"] = layer.bias
     native.train(layer.training)
     return native
 
