@@ -21,7 +21,8 @@ def add_source_options(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--intensity-scale", type=float, default=1.0, help="largest intensity, e.g. 255")
     data.add_argument("--velocities", action="store_true", help="labels have velocities")
     data.add_argument("--split", help="KITTI: a name in ImageSets/; nuScenes: an official split")
-    data.add_argument("--view", default="camera", choices=("camera", "full"), help="KITTI: what is labelled")
+    # Only the camera's view is labelled, but an object at its edge is whole in the full scan.
+    data.add_argument("--view", default="full", choices=("camera", "full"), help="KITTI: points to take")
     data.add_argument("--version", default="v1.0-trainval", help="nuScenes: folder of tables")
     data.add_argument("--sweeps", type=int, default=10, help="nuScenes: clouds to accumulate")
 

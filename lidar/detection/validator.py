@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy.stats import binomtest
+from scipy.stats import wilcoxon
 
 from lidar.datasets.errors import FrameError
 from lidar.datasets.sources import FrameRef
@@ -24,8 +24,13 @@ NEAR = 40.0  # metres; further objects have too few points to tell
 _ENOUGH = 10  # points around a box that says something
 _SHELL = 0.8  # metres around a box, beside it and above
 _GROUND = 0.3  # metres above and below the bottom face that are not looked at: there is the road
-_CLEAR = 0.1  # difference in fit between two conventions that a single box counts for
-_LEAST_BOXES, _LEAST_ODDS = 7, 0.01  # that must prefer a convention, and by chance at most so likely
+_CLEAR = 0.02  # difference in fit between two conventions that a single box counts for
+_LEAST_POOR, _POOR_FIT = (
+    3,
+    0.6,
+)  # boxes with a mean fit so low are wrong, even if they are few; right ones have 0.8
+# For another convention to be the finding: boxes that fit differently, mean gain in fit, and chance of seeing that.
+_LEAST_BOXES, _LEAST_GAIN, _LEAST_ODDS = 7, 0.03, 0.01
 _SHARE_EMPTY = 0.3  # of near boxes that may be empty
 
 
@@ -243,10 +248,11 @@ def _look(points: np.ndarray, found: BoxLabels, evidence: _Evidence) -> None:
         ahead = velocity[:, 0] * np.cos(boxes[:, 6]) + velocity[:, 1] * np.sin(boxes[:, 6])
         evidence.moving += int(moving.sum())
         evidence.backwards += int((moving & (ahead < 0)).sum())
-    xyz = points[:, :3].astype(np.float64)
+    x, y = np.ascontiguousarray(points[:, :2].T)
     for box in boxes[near]:
         reach = np.linalg.norm(box[3:6]) + _SHELL
-        around = xyz[(np.abs(xyz - box[:3]) <= reach).all(axis=1)]
+        strip = np.flatnonzero(np.abs(x - box[0]) <= reach)
+        around = points[strip[np.abs(y[strip] - box[1]) <= reach], :3].astype(np.float64)
         row = np.array(list(_fits(around, box, evidence.conventions)))
         if not np.isnan(row).any():
             evidence.fits.append(row)
@@ -293,6 +299,10 @@ def _report(evidence: _Evidence, *, frames: int, degrees: bool) -> LabelReport:
             f"they would hold {fits[:, better].mean():.0%} instead of {fits[:, 0].mean():.0%} of their points"
         )
         findings += [f"{c.name} ({gain}). {c.fix}" for c in wrong]
+        if not wrong:
+            notes.append(
+                f"boxes hold only {fits[:, 0].mean():.0%} of the points around them, and no known convention is better"
+            )
     if degrees and not any("degrees" in finding for finding in findings):
         findings.append(f"{HEADINGS[-1].name}: they reach beyond two turns. {HEADINGS[-1].fix}")
     if better is None and evidence.near >= _LEAST_BOXES and evidence.empty > _SHARE_EMPTY * evidence.near:
@@ -340,15 +350,15 @@ def _report(evidence: _Evidence, *, frames: int, degrees: bool) -> LabelReport:
 
 
 def _better(fits: np.ndarray) -> int | None:
-    """The convention that fits best, if it clearly beats the one given: a sign test over boxes."""
+    """The convention that fits best, if it clearly beats the one given: a signed-rank test over boxes."""
     if len(fits) < _LEAST_BOXES:
         return None
     best = int(fits.mean(axis=0).argmax())
-    wins = int((fits[:, best] - fits[:, 0] > _CLEAR).sum())
-    losses = int((fits[:, 0] - fits[:, best] > _CLEAR).sum())
-    if wins < _LEAST_BOXES or binomtest(wins, wins + losses, alternative="greater").pvalue > _LEAST_ODDS:
+    gain = fits[:, best] - fits[:, 0]
+    differ = gain[np.abs(gain) > _CLEAR]
+    if len(differ) < _LEAST_BOXES or gain.mean() < _LEAST_GAIN:
         return None
-    return best
+    return best if wilcoxon(differ, alternative="greater").pvalue < _LEAST_ODDS else None
 
 
 def _tells(
