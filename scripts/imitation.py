@@ -175,11 +175,7 @@ def load_policy(path: Path, *, device: str = "cpu") -> LoadedPolicy:
     run, checkpoint = locate(path)
     try:
         settings = json.loads(run.config.read_text())
-        known = dict(settings["interface"])
-        size = known["image_size"]
-        made_for = Interface(
-            **{**known, "tasks": tuple(known["tasks"]), "image_size": None if size is None else tuple(size)}
-        )
+        made_for = Interface.from_json(settings["interface"])
         whole = policy(settings, made_for)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunFolderError(

@@ -82,7 +82,8 @@ class Auxiliary:
         drop_first: leave out the current step.
         sigreg_weight: of shared targets.
         image_stride: of image targets; the data set's.
-        causal: target encoder, predictor and action decoder do not look ahead.
+        causal: target encoder, predictor and action decoder do not look ahead. The last holds for an ACT too: what is
+            left of ACT-JEPA when its other parts are dropped.
     """
 
     target: TargetName = "latent"
@@ -107,7 +108,7 @@ def build_network(
     """The network of a policy.
 
     Args:
-        auxiliary: of act_jepa.
+        auxiliary: of act_jepa; of the others only its `causal` is read.
         backbone: the image encoder, in place of the one of the sizes.
 
     Raises:
@@ -130,13 +131,12 @@ def build_network(
             interface=interface, dim=sizes.dim, layers=sizes.encoder_layers + 1, vision=vision, **layer
         )
     auxiliary = auxiliary or Auxiliary()
-    causal = name == "act_jepa" and auxiliary.causal
     transformer = StateTransformer(
         state_dim=interface.state_dim,
         tasks=len(interface.tasks),
         dim=sizes.dim,
         layers=sizes.encoder_layers,
-        causal=causal,
+        causal=auxiliary.causal,
         **layer,
     )
     context = ContextEncoder(
@@ -150,7 +150,7 @@ def build_network(
         out_dim=interface.action_dim,
         dim=sizes.dim,
         layers=sizes.decoder_layers,
-        causal=causal,
+        causal=auxiliary.causal,
         **layer,
     )
     style = None

@@ -11,15 +11,16 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from policies.imitation.act import ACT
 from policies.imitation.act_jepa import ACTJEPA
 from policies.imitation.batches import PolicyObservation
-from policies.imitation.build import Name, Sizes, build_policy
+from policies.imitation.build import Auxiliary, Name, Sizes, build_policy
 from policies.imitation.interface import Interface
 from policies.imitation.policy import ImitationPolicy
 from policies.imitation.vision import Backbone
 from worldmodel.training.checkpoints import CheckpointError, load_strict, write_json
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +68,7 @@ def export_policy(
         "name": name,
         "interface": asdict(policy.interface),
         "sizes": asdict(sizes),
+        "causal": isinstance(network, ACT) and network.decoder.causal,
         "backbone": None if backbone is None else asdict(backbone),
         "memory": memory,
         "about": dict(about or {}),
@@ -88,19 +90,19 @@ def load_exported(folder: str | Path) -> ExportedPolicy:
         told = json.loads((folder / "policy.json").read_text())
         if told["format"] != FORMAT or told["name"] not in get_args(Name):
             raise ValueError(f"format {told['format']}, policy {told['name']!r}")
-        known = told["interface"]
-        size = known["image_size"]
-        interface = Interface(
-            **{**known, "tasks": tuple(known["tasks"]), "image_size": None if size is None else tuple(size)}
-        )
         with torch.random.fork_rng(devices=[]):
             backbone = None if told.get("backbone") is None else Backbone(**told["backbone"])
             policy = build_policy(
-                told["name"], interface=interface, sizes=Sizes(**told["sizes"]), backbone=backbone
+                told["name"],
+                interface=Interface.from_json(told["interface"]),
+                sizes=Sizes(**told["sizes"]),
+                auxiliary=Auxiliary(causal=told["causal"]),
+                backbone=backbone,
             )
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
-            f"{folder / 'policy.json'} does not describe a policy of this version ({type(error).__name__}: {error})"
+            f"{folder / 'policy.json'} does not describe a policy of this version ({type(error).__name__}: {error}): "
+            f"export the run again"
         ) from error
     path = folder / "model.safetensors"
     try:

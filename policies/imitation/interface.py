@@ -1,6 +1,8 @@
 """What goes into a policy and comes out of it, and the errors of whatever does not fit."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from policies.imitation.batches import ChunkBatch, ObservationError, PolicyObservation
 
@@ -35,6 +37,18 @@ class Interface:
             )
         if len(set(self.tasks)) != len(self.tasks):
             raise ValueError(f"a task stands twice in {self.tasks}")
+
+    @classmethod
+    def from_json(cls, known: Mapping[str, Any]) -> "Interface":
+        """From what `dataclasses.asdict` made of one and JSON of that.
+
+        Raises:
+            KeyError, TypeError, ValueError: if it is no interface.
+        """
+        size = known["image_size"]
+        return cls(
+            **{**known, "tasks": tuple(known["tasks"]), "image_size": None if size is None else tuple(size)}
+        )
 
     def task_index(self, name: str) -> int:
         """Place of a task.
