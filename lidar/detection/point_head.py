@@ -7,7 +7,7 @@ from lidar.detection.batch import GroundTruth
 from lidar.detection.boxes import enlarged, points_in_boxes
 from lidar.detection.losses import sigmoid_focal
 from lidar.detection.point_set import PointSet
-from lidar.detection.set_abstraction import Norm
+from lidar.encoder import Norm
 from worldmodel.distributed import at_least_fp32, mean_over_ranks
 from worldmodel.nn.batch_norm import SyncedBatchNorm1d
 

@@ -10,7 +10,8 @@ from torch import nn
 from lidar.detection.point_set import PointSet
 from lidar.detection.roi_frame import corner_loss, decode_from_frame, encode_in_frame, grid_points
 from lidar.detection.roi_sampling import RoIs, RoISampling, RoITargets
-from lidar.detection.set_abstraction import Ball, Norm, SetAbstraction
+from lidar.detection.set_abstraction import Ball, SetAbstraction
+from lidar.encoder import Norm
 from worldmodel.distributed import at_least_fp32, mean_over_ranks
 from worldmodel.nn.batch_norm import SyncedBatchNorm1d
 

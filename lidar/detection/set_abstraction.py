@@ -1,6 +1,6 @@
 """Set abstraction: a feature for a position from the points in balls around it (PointNet++, Qi et al. 2017)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,9 +9,8 @@ from torch import nn
 
 from lidar.detection.ball_query import Neighbours, ball_query
 from lidar.detection.point_set import PointSet
+from lidar.encoder import Norm
 from worldmodel.nn.batch_norm import SyncedBatchNorm1d
-
-Norm = Callable[[int], nn.Module]
 
 
 @dataclass(frozen=True, kw_only=True)

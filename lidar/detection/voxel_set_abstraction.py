@@ -9,7 +9,8 @@ from torch import nn
 from lidar.batch import PointCloudBatch
 from lidar.detection.point_set import PointSet
 from lidar.detection.sampling import farthest_points
-from lidar.detection.set_abstraction import Ball, Norm, SetAbstraction
+from lidar.detection.set_abstraction import Ball, SetAbstraction
+from lidar.encoder import Norm
 from lidar.grid import VoxelGrid
 from lidar.sparse import SparseTensor
 from worldmodel.nn.batch_norm import SyncedBatchNorm1d
