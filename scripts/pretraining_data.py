@@ -55,7 +55,8 @@ def pretraining_data(settings: dict[str, Any], *, progress: bool) -> Pretraining
     )
 
 
-def _simulated(settings: dict[str, Any], root: Path, *, progress: bool) -> PretrainingData:
+def simulated_folder(settings: dict[str, Any], root: Path, *, progress: bool) -> Path:
+    """The folder of the simulated set that data=simulated describes, in KITTI layout, made on first use."""
     azimuth = settings["azimuth"]
     spec = DatasetSpec(
         sensor=settings["sensor"],
@@ -68,7 +69,11 @@ def _simulated(settings: dict[str, Any], root: Path, *, progress: bool) -> Pretr
             root, spec=spec, workers=settings["workers"] or len(os.sched_getaffinity(0)), progress=progress
         )
     barrier()
-    folder = build_dataset(root, spec=spec, workers=1, progress=False)
+    return build_dataset(root, spec=spec, workers=1, progress=False)
+
+
+def _simulated(settings: dict[str, Any], root: Path, *, progress: bool) -> PretrainingData:
+    folder = simulated_folder(settings, root, progress=progress)
     parts = {
         split: KittiObject(root=folder, split=split, view=settings["view"])
         for split, count in settings["scenes"].items()

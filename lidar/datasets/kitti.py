@@ -63,7 +63,7 @@ class KittiObject:
             return points
         part = ref.path.parents[1]
         calib = KittiCalib.read(part / "calib" / f"{ref.frame_id}.txt")
-        seen = points[calib.in_image(points, self._image_size(part, ref.frame_id))]
+        seen = points[calib.in_image(points, self.image_size(ref))]
         if len(seen) == 0:
             raise FrameError(
                 ref.path,
@@ -91,11 +91,13 @@ class KittiObject:
             for frame in (sorted(found) if ids is None else ids)
         )
 
-    def _image_size(self, part: Path, frame_id: str) -> tuple[int, int]:
-        image = part / "image_2" / f"{frame_id}.png"
+    def image_size(self, ref: FrameRef) -> tuple[int, int]:
+        """Width and height in pixels of a frame's left colour image."""
+        image = ref.path.parents[1] / "image_2" / f"{ref.frame_id}.png"
         if image.is_file():
             return png_size(image)
-        return self._image_sizes.get(frame_id, DEFAULT_IMAGE_SIZE)
+        known = self._image_sizes or _image_sizes(ref.path.parents[1])
+        return known.get(ref.frame_id, DEFAULT_IMAGE_SIZE)
 
 
 @dataclass(frozen=True, kw_only=True)
