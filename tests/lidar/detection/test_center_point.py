@@ -11,11 +11,9 @@ from lidar.detection.models import center_point_small
 from lidar.detection.voxel_detector import Suppression
 from tests.lidar.detection.overfitting import assert_finds_all, overfitted
 from tests.lidar.detection.scenes import BOXES, LABELS, TINY_GRID, TINY_OPTIONS, labelled_batch, same_heading
-from tests.worldmodel.conftest import two_processes
 from tests.worldmodel.two_processes import TwoProcesses, assert_equals_one_process
 from worldmodel.nn.batch_norm import SyncedBatchNorm2d
 
-__all__ = ["two_processes"]
 NAN = float("nan")
 CELLS = BEVCells.of(TINY_GRID, (16, 16))  # cells of 0.8 m
 KEEP = Suppression(score=0.1, iou=0.2, before=1000, after=83)

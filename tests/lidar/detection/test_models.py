@@ -152,6 +152,24 @@ def test_samples_without_points_or_objects(build):
     assert len(detector.detect(DetectionBatch(points=points))) == 2
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp64"])
+@pytest.mark.parametrize("build", TINY.values(), ids=TINY)
+def test_other_precisions(build, precision):
+    """bf16 autocast leaves losses and boxes in fp32; in fp64 everything is."""
+    detector, batch = build(**TINY_OPTIONS), labelled_batch()
+    if precision == "fp64":
+        detector.double()
+    reference = build(**TINY_OPTIONS).training_step(batch, 0).total.item()
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        loss = detector.training_step(batch, 0)
+        loss.total.backward()
+        (found,) = detector.detect(batch)
+    expected = torch.float64 if precision == "fp64" else torch.float32
+    assert loss.total.dtype == found.boxes.dtype == found.scores.dtype == expected
+    assert loss.total.item() == pytest.approx(reference, rel=0.1 if precision == "bf16" else 1e-3)
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in detector.parameters())
+
+
 def test_unusable_ground_truth_is_refused():
     detector, batch = second_small(**TINY_OPTIONS), labelled_batch()
     with pytest.raises(ValueError, match="needs ground truth, and this batch has none"):

@@ -20,10 +20,8 @@ from tests.lidar.detection.scenes import (
     labelled_batch,
     same_heading,
 )
-from tests.worldmodel.conftest import two_processes
 from tests.worldmodel.two_processes import TwoProcesses, assert_equals_one_process
 
-__all__ = ["two_processes"]
 KEEP = Suppression(score=0.1, iou=0.01, before=4096, after=500)
 
 
