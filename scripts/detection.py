@@ -18,6 +18,7 @@ from lidar.datasets.nuscenes import NuScenesKeyFrames, official_scenes
 from lidar.datasets.sources import FrameRef
 from lidar.detection import models, pv_rcnn_models
 from lidar.detection.augmentation import DetectionAugmentation
+from lidar.detection.balanced import balanced_frames, class_presence
 from lidar.detection.benchmarks import LabelledKitti, LabelledNuScenes
 from lidar.detection.checkpoints import load_detector
 from lidar.detection.folder_labels import LabelledFolder
@@ -115,6 +116,9 @@ def training_frames(settings: Settings, made: VoxelDetector) -> LabelledFrames:
         translation_std=translation,
         sampling=sampling(data["sampling"], whole.source, refs, classes),
     )
+    if data["balanced"]:
+        present = class_presence(whole.source, refs, classes)
+        refs = tuple(refs[i] for i in balanced_frames(present, seed=settings["seed"], epoch=0))
     return LabelledFrames(
         source=whole.source, refs=refs, point_range=made.training_voxels.grid.point_range, classes=classes,
         augment=augment, training=True, min_points=data["min_points"], on_error=data["on_error"], seed=settings["seed"],

@@ -1,6 +1,7 @@
 """What the studies share: pretraining runs in processes of their own, kept and continued."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -23,3 +24,22 @@ def pretrained(folder: Path, overrides: Sequence[str]) -> dict[str, Any]:
         if done.returncode:
             return {"failed": done.stderr[-2000:]}
     return json.loads(results.read_text())
+
+
+def called(script: str, *words: str) -> dict[str, float]:
+    """Another script of this folder, in a process of its own; its CPU seconds and peak memory.
+
+    Raises:
+        SystemExit: with the end of what it printed, if it fails.
+    """
+    command = [sys.executable, str(Path(__file__).with_name(script)), *words]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout is not None
+        printed = process.stdout.read()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{script} failed:\n{printed[-2000:]}")
+    # Linux counts in KiB, macOS in bytes.
+    peak = usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    return {"cpu_s": usage.ru_utime + usage.ru_stime, "peak_mib": peak}

@@ -14,8 +14,6 @@ are not there. Held-out demonstrations, episodes and probes are the same for all
 import argparse
 import json
 import statistics
-import subprocess
-import sys
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -25,6 +23,7 @@ import torch
 from act_jepa_arms import ARMS, DEFAULT, HORIZON, STUDIES, Study
 from act_jepa_report import Cell, cell_folder, report, stored_cells
 from imitation import datasets, demonstrations, load_policy, measured_statistics
+from studies import called
 
 from envs.manipulation import EnvOptions
 from policies.imitation.batches import ChunkBatch
@@ -38,18 +37,6 @@ from worldmodel.training.checkpoints import fingerprint, write_json
 from worldmodel.training.provenance import provenance
 
 STATES = 4  # numbers of Meta-World's proprioception, before distractors
-
-
-def called(script: str, *words: str) -> None:
-    """Another script of this folder, in a process of its own.
-
-    Raises:
-        SystemExit: with the end of what it printed, if it fails.
-    """
-    command = [sys.executable, str(Path(__file__).with_name(script)), *words]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{script} failed:\n{(done.stdout + done.stderr)[-2000:]}")
 
 
 def record(study: Study, folder: Path) -> None:

@@ -10,7 +10,6 @@ python scripts/train_detector.py run.dir=DIR resume=true ...                   c
 Then: python scripts/evaluate_detector.py --help
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import hydra
@@ -18,10 +17,8 @@ from detection import Settings, detector, heldout_frames, training_frames
 from omegaconf import DictConfig
 from runs import locate
 from settings import trainer_settings
-from torch.utils.data import Dataset
 from training_command import Prepared, finish, train
 
-from lidar.detection.balanced import balanced_frames, class_presence
 from lidar.detection.checkpoints import load_detector, load_pretrained_encoder
 from lidar.detection.fine_tuning import fine_tune, recalibrate_encoder
 from lidar.detection.labelled import LabelledFrames, collate
@@ -60,20 +57,6 @@ def weights(path: Path) -> Path:
     return path if path.is_file() else locate(path)[1] / "model.safetensors"
 
 
-class Resampled(Dataset):
-    """Frames by their places in a resampled list, some several times: the list stays, their views differ."""
-
-    def __init__(self, frames: LabelledFrames, places: Sequence[int]) -> None:
-        self.frames, self.places = frames, places
-
-    def __len__(self) -> int:
-        return len(self.places)
-
-    def __getitem__(self, key: tuple[int, int]) -> object:
-        place, seed = key
-        return self.frames[(int(self.places[place]), seed)]
-
-
 def prepare(settings: Settings) -> Prepared:
     """Detector and data."""
     made = detector(settings)
@@ -81,18 +64,14 @@ def prepare(settings: Settings) -> Prepared:
     pretrained(made, settings, frames)
     watched = heldout_frames(settings, made, count=settings["trainer"]["heldout_frames"])
     samples = [watched[(i, 0)] for i in range(len(watched))]
-    dataset: Dataset = frames
-    if settings["detection_data"]["balanced"]:
-        present = class_presence(frames.source, frames.refs, frames.classes)
-        dataset = Resampled(frames, balanced_frames(present, seed=settings["seed"], epoch=0))
     return Prepared(
         task=made,
-        dataset=dataset,
+        dataset=frames,
         collate=collate,
         heldout=[collate(samples[first : first + BATCH]) for first in range(0, len(samples), BATCH)],
         settings=settings,
         summary=f"{settings['detector']['name']}, {sum(p.numel() for p in made.parameters()):,} parameters, "
-        f"{len(frames.refs)} labelled frames",
+        f"{len(set(frames.refs))} labelled frames",
     )
 
 

@@ -109,6 +109,7 @@ def test_your_own_labelled_folder(tmp_path: Path, script: Script, capsys: pytest
     words = [
         "detection_data=folder", f"detection_data.root={clouds}", f"detection_data.labels={tmp_path / 'labels.jsonl'}",
         "detection_data.split=0.5", "detector.classes=[Car]", "detector=center_point_small",
+        "detection_data.balanced=true",
     ]  # fmt: skip
     assert script("train_detector").run(settings(tmp_path / "run", *words)) == 0
     script("evaluate_detector").main([str(tmp_path / "run"), "--quiet"])

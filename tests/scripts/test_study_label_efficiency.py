@@ -1,0 +1,75 @@
+"""The label-efficiency study with commands that pretend: their words are real, cells are kept, the tables add up."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from tests.scripts.test_train_policy import composed
+
+Script = Callable[[str], ModuleType]
+GAIN = {"scratch": 0.0, "scratch_long": 1.0, "ema_variance": 3.0, "sigreg": -1.0, "occupancy": 2.5}
+
+
+@pytest.fixture
+def study(script: Script, monkeypatch: pytest.MonkeyPatch) -> tuple[ModuleType, list[str]]:
+    """The study, and the names of the commands it has run."""
+    made, ran = script("study_label_efficiency"), []
+
+    def called(name: str, *words: str) -> dict[str, float]:
+        ran.append(name)
+        if name == "evaluate_detector.py":
+            arm, scenes, seed = Path(words[0]).name.rsplit("-", 2)
+            value = 40.0 + int(seed) + int(scenes) / 100 + GAIN[arm]
+            found = {"Car": {"3d": {"R40": [0, value, 0]}}, "Tram": {"3d": {"R40": [None, None, None]}}}
+            out = Path(words[0]) / "evaluation"
+            out.mkdir(parents=True)
+            (out / "results.json").write_text(json.dumps({"evaluation": found}))
+            return {"cpu_s": 1.0, "peak_mib": 10.0}
+        settings: dict[str, Any] = composed(name.removesuffix(".py"), *words)
+        Path(settings["run"]["dir"]).mkdir(parents=True)
+        return {"cpu_s": 120.0, "peak_mib": 300.0}
+
+    monkeypatch.setattr(made, "called", called)
+    return made, ran
+
+
+def test_cells_are_paired_kept_and_reported(
+    study: tuple[ModuleType, list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made, ran = study
+    words = [
+        "--seeds",
+        "0",
+        "1",
+        "--scenes",
+        "20",
+        "600",
+        "--runs",
+        str(tmp_path / "runs"),
+        "--out",
+        str(tmp_path),
+    ]
+    made.main(words)
+    text = capsys.readouterr().out
+    assert "| ema_variance | 2 | 43.70 +- 0.71 | +3.00 (+3.00 to +3.00) | 43.70 +- 0.71 | - |" in text
+    assert "ema_variance +3.00 (reached), sigreg -1.00 (not reached), occupancy +2.50 (reached)" in text
+    assert "| sigreg | 2 | 2.0 | 300 |" in text
+    assert ran.count("pretrain_lidar.py") == 6
+    assert ran.count("train_detector.py") == 20
+    made.main(words)
+    assert len(ran) == 46
+    stored = json.loads((tmp_path / "label_efficiency.json").read_text())
+    assert stored["cells"]["scratch"]["20"]["1"]["evaluation"]["Car"]["3d"]["R40"][1] == pytest.approx(41.2)
+    with pytest.raises(SystemExit, match="of another protocol"):
+        made.main([*words, "--steps", "7"])
+    with pytest.raises(SystemExit):
+        made.main([*words, "--training", "100"])
+
+
+def test_a_command_that_fails_is_shown(script: Script) -> None:
+    with pytest.raises(SystemExit, match=r"train_detector\.py failed:(.|\n)*detector\.name is one of"):
+        script("studies").called("train_detector.py", "detector.name=none", "run.dir=/nowhere")
