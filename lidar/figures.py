@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from lidar.batch import PointCloudBatch, VoxelBatch
 from lidar.encoder import SparseEncoder
 from lidar.grid import VoxelGrid
-from lidar.pretraining import LidarPretraining, occupied_features
+from lidar.pretraining import ADLJEPAPretraining, occupied_features
 from worldmodel.nn.batch_norm import recalibrated
 from worldmodel.objectives import unit
 
@@ -56,7 +56,7 @@ def principal_colours(features: torch.Tensor) -> np.ndarray:
 
 @torch.no_grad()
 def bev_views(
-    task: LidarPretraining, frames: Sequence[PointCloudBatch], calibration: Sequence[PointCloudBatch]
+    task: ADLJEPAPretraining, frames: Sequence[PointCloudBatch], calibration: Sequence[PointCloudBatch]
 ) -> list[BEVViews]:
     """Compute the maps of one-frame batches; BatchNorm is recalibrated on `calibration` first."""
     device = task.model.mask_token.device
@@ -68,7 +68,7 @@ def bev_views(
 
 
 def _views(
-    task: LidarPretraining, encoder: SparseEncoder, batch: PointCloudBatch, whole: VoxelBatch
+    task: ADLJEPAPretraining, encoder: SparseEncoder, batch: PointCloudBatch, whole: VoxelBatch
 ) -> BEVViews:
     if batch.batch_size != 1:
         raise ValueError(f"pictures are made of one frame at a time, got a batch of {batch.batch_size}")

@@ -1,10 +1,14 @@
-"""AD-L-JEPA as a task of the training loop: points to voxels, the loss, the health of the representation."""
+"""Pretraining of a LiDAR encoder as a task of the training loop: points to voxels, the loss, health of the features.
+
+`LidarPretraining` is what every objective shares; `ADLJEPAPretraining` adds the teacher of AD-L-JEPA.
+"""
 
 import copy
 import math
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from typing import Protocol
 
 import torch
 from torch import nn
@@ -16,6 +20,7 @@ from lidar.grid import VoxelGrid
 from lidar.views import common_cells, sensor_views, spread_frames
 from lidar.voxels import voxelize
 from worldmodel.distributed import sum_over_ranks
+from worldmodel.masking.bev import BEVMasks
 from worldmodel.monitors import EmbeddingHealth, EmbeddingMonitor, LDARank, LDASummary
 from worldmodel.nn.batch_norm import recalibrated
 from worldmodel.objectives import Loss, unit
@@ -122,27 +127,44 @@ def recalibrated_encoder(encoder: SparseEncoder, batches: Sequence[VoxelBatch]) 
     return recalibrated(encoder, batches, lambda module, voxels: module(voxels))  # type: ignore[return-value]
 
 
+class MaskedModel(Protocol):
+    """A model that learns an encoder from voxels of which it hides some: an nn.Module with these members."""
+
+    encoder: SparseEncoder
+
+    def draw_masks(self, voxels: VoxelBatch, seeds: Sequence[int]) -> BEVMasks:
+        """Split the BEV cells of a batch; the split is a function of each sample's seed."""
+        ...
+
+    def __call__(self, voxels: VoxelBatch, seeds: Sequence[int], step: int) -> Loss:
+        """Loss of one batch."""
+        ...
+
+
 class LidarPretraining(nn.Module):
-    """Task: trains an `ADLJEPA`.
+    """Task: trains the encoder of a masked model and watches its features on held-out clouds.
 
     Args:
-        model: the model.
+        model: the model, an nn.Module.
         voxelizer: points to voxels.
         collapse_std: std / gamma of held-out features below which the run stops as collapsed.
         collapse_rank: centred RankMe below which it does. Features that only tell which height levels of a cell are
             active have some spread but a rank near 1.
     """
 
+    method = "masked"  # its name in reports
+    against_collapse = "Lower trainer.max_lr"
+
     def __init__(
         self,
         *,
-        model: ADLJEPA,
+        model: MaskedModel,
         voxelizer: Voxelizer,
         collapse_std: float = 0.05,
         collapse_rank: float = 2.0,
     ) -> None:
         super().__init__()
-        self.model = model
+        self.model: MaskedModel = model
         self.voxelizer = voxelizer
         self.collapse_std, self.collapse_rank = collapse_std, collapse_rank
         # The untrained encoder is the yardstick; in a tuple, so that it is neither trained nor saved.
@@ -151,12 +173,22 @@ class LidarPretraining(nn.Module):
 
     @property
     def untrained_encoder(self) -> SparseEncoder:
-        """The context encoder as it was initialised."""
+        """The encoder as it was initialised."""
         return self._untrained[0]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the encoder's weights are."""
+        return next(self.model.encoder.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of the encoder's weights."""
+        return next(self.model.encoder.parameters()).dtype
 
     def voxels(self, batch: PointCloudBatch) -> VoxelBatch:
         """Voxels of a batch in the model's precision."""
-        return in_precision(self.voxelizer(batch), self.model.mask_token.dtype)
+        return in_precision(self.voxelizer(batch), self.dtype)
 
     def training_step(self, batch: PointCloudBatch, step: int) -> Loss:
         loss = self.model(self.voxels(batch), batch.seeds, step)
@@ -164,16 +196,10 @@ class LidarPretraining(nn.Module):
         return Loss(loss.total, {**loss.parts, "data/skipped": skipped})
 
     def after_step(self, step: int, total_steps: int) -> dict[str, float]:
-        momentum = self.model.target.update(self.model.encoder, progress=step / total_steps)
-        return {} if momentum is None else {"ema_momentum": momentum}
-
-    def embed(self, batch: PointCloudBatch) -> Embeddings:
-        """Embeddings of a batch, for pictures."""
-        voxels = self.voxels(batch)
-        return self.model.embed(voxels, self.model.draw_masks(voxels, batch.seeds))
+        return {}
 
     def monitors(self, batches: Sequence[PointCloudBatch]) -> dict[str, float]:
-        device, dtype = self.model.mask_token.device, self.model.mask_token.dtype
+        device, dtype = self.device, self.dtype
         whole = self.voxelizer.every_voxel
         voxels = [in_precision(whole(b.to(device)), dtype) for b in batches]
         frozen = recalibrated_encoder(self.model.encoder, voxels)
@@ -201,7 +227,7 @@ class LidarPretraining(nn.Module):
             raise RepresentationCollapse(
                 f"the representation collapsed: on held-out frames std/gamma is {health.std / gamma:.3f} (limit "
                 f"{self.collapse_std}), centred RankMe {health.rankme_centered:.2f} (limit {self.collapse_rank}). "
-                f"Raise objective.lambda_reg or lower trainer.max_lr"
+                f"{self.against_collapse}"
             )
         return values
 
@@ -211,11 +237,27 @@ class LidarPretraining(nn.Module):
 
         On a copy: nothing is updated.
         """
-        device = self.model.mask_token.device
-        model = copy.deepcopy(self.model).train()
+        model = copy.deepcopy(self.model).train()  # type: ignore[attr-defined]
         sums: dict[str, float] = {}
         for batch in batches:
-            loss = model(self.voxels(batch.to(device)), batch.seeds, 0)
+            loss = model(self.voxels(batch.to(self.device)), batch.seeds, 0)
             for name, value in {"loss/total": loss.total, **loss.parts}.items():
                 sums[name] = sums.get(name, 0.0) + float(value) / len(batches)
         return sums
+
+
+class ADLJEPAPretraining(LidarPretraining):
+    """Task: trains an `ADLJEPA`, whose teacher follows after every step."""
+
+    method = "AD-L-JEPA"
+    against_collapse = "Raise objective.lambda_reg or lower trainer.max_lr"
+    model: ADLJEPA
+
+    def after_step(self, step: int, total_steps: int) -> dict[str, float]:
+        momentum = self.model.target.update(self.model.encoder, progress=step / total_steps)
+        return {} if momentum is None else {"ema_momentum": momentum}
+
+    def embed(self, batch: PointCloudBatch) -> Embeddings:
+        """Embeddings of a batch, for pictures."""
+        voxels = self.voxels(batch)
+        return self.model.embed(voxels, self.model.draw_masks(voxels, batch.seeds))

@@ -1,4 +1,4 @@
-"""From settings to a model: the configurations of AD-L-JEPA, validated, and what they build."""
+"""From settings to a model: the configurations of AD-L-JEPA and of its baseline, validated, and what they build."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -11,7 +11,8 @@ from lidar.ad_l_jepa import Objective as EmbeddingObjective
 from lidar.encoder import SparseEncoder
 from lidar.grid import Range, VoxelGrid
 from lidar.objectives import EMAVariance, SIGRegObjective
-from lidar.pretraining import LidarPretraining, Voxelizer
+from lidar.occupancy import Cells, OccupancyMAE, OccupancyPretraining
+from lidar.pretraining import ADLJEPAPretraining, LidarPretraining, Voxelizer
 from lidar.sparse import Backend
 from worldmodel.masking.bev import RandomCells
 from worldmodel.nn.batch_norm import SyncedBatchNorm1d
@@ -116,9 +117,19 @@ class SIGRegConfig:
         return SharedTarget(), objective
 
 
-OBJECTIVES: dict[str, type[EMAVarianceConfig] | type[SIGRegConfig]] = {
+@dataclass(frozen=True, kw_only=True)
+class OccupancyConfig:
+    """Masked occupancy prediction in place of joint-embedding prediction; see OccupancyMAE."""
+
+    positive_weight: float
+    cells: Cells
+
+
+ObjectiveConfig = EMAVarianceConfig | SIGRegConfig | OccupancyConfig
+OBJECTIVES: dict[str, type[ObjectiveConfig]] = {
     "ema_variance": EMAVarianceConfig,
     "sigreg": SIGRegConfig,
+    "occupancy": OccupancyConfig,
 }
 
 
@@ -127,7 +138,7 @@ class CompatConfig:
     """Paper or release: where the official code differs from the paper (docs/ad_l_jepa.md lists the differences).
 
     Args:
-        learn_tokens: False freezes the tokens, as the release does by mistake.
+        learn_tokens: False freezes the tokens, as the release does by mistake. Occupancy prediction has no tokens.
         token_std: the tokens' initial standard deviation; 1 in the release.
         nonnegative_tokens: draw the tokens without negative entries, which the predictor cannot reach.
         synced_batch_norm: statistics over all ranks; the release normalises per GPU.
@@ -142,25 +153,37 @@ class CompatConfig:
 def build_task(
     *,
     encoder: EncoderConfig,
-    objective: EMAVarianceConfig | SIGRegConfig,
+    objective: ObjectiveConfig,
     compat: CompatConfig,
     collapse_std: float,
     seed: int,
 ) -> LidarPretraining:
     """The model with weights drawn from `seed`; the global random state is left as it was."""
+    masks = RandomCells(ratio=encoder.mask_ratio)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         context_encoder = encoder.encoder(synced=compat.synced_batch_norm)
+        if isinstance(objective, OccupancyConfig):
+            autoencoder = OccupancyMAE(
+                encoder=context_encoder,
+                masks=masks,
+                positive_weight=objective.positive_weight,
+                cells=objective.cells,
+                synced=compat.synced_batch_norm,
+            )
+            return OccupancyPretraining(
+                model=autoencoder, voxelizer=encoder.voxelizer, collapse_std=collapse_std
+            )
         target, loss = objective.build(context_encoder, sensor_lambda_reg=encoder.lambda_reg, seed=seed)
         terms: EmbeddingObjective = loss
         model = ADLJEPA(
             encoder=context_encoder,
             target=target,
-            masks=RandomCells(ratio=encoder.mask_ratio),
+            masks=masks,
             objective=terms,
             token_std=compat.token_std,
             nonnegative_tokens=compat.nonnegative_tokens,
             learn_tokens=compat.learn_tokens,
             synced=compat.synced_batch_norm,
         )
-    return LidarPretraining(model=model, voxelizer=encoder.voxelizer, collapse_std=collapse_std)
+    return ADLJEPAPretraining(model=model, voxelizer=encoder.voxelizer, collapse_std=collapse_std)

@@ -10,7 +10,7 @@ import torch
 from lidar.batch import PointCloudBatch
 from lidar.experiment import PretrainingData, ProbeConfig, heldout_batches, probe, probe_summary
 from lidar.figures import bev_views, draw_frame
-from lidar.pretraining import LidarPretraining
+from lidar.pretraining import ADLJEPAPretraining, LidarPretraining
 from lidar.probe import ProbeResult
 from worldmodel.training.checkpoints import write_json
 from worldmodel.training.metrics import read_metrics
@@ -21,6 +21,7 @@ from worldmodel.training.run_folder import RunFolder
 _PANELS = {
     "training loss": ("loss",),
     "prediction error, 1 - cos": ("loss/jepa_m1", "loss/jepa_m0"),
+    "cross entropy of occupancy": ("loss/occupancy_m1", "loss/occupancy_m0", "loss/occupancy_visible"),
     "regularisers": (
         "loss/variance_context",
         "loss/variance_prediction",
@@ -28,6 +29,12 @@ _PANELS = {
         "loss/sigreg_over_floor",
     ),
     "held-out prediction error": ("heldout/loss/jepa_m1", "heldout/loss/jepa_m0"),
+    "held-out cross entropy of occupancy": (
+        "heldout/loss/occupancy_m1",
+        "heldout/loss/occupancy_m0",
+        "heldout/loss/occupancy_visible",
+    ),
+    "held-out average precision of occupancy": ("heldout/occupancy_ap", "heldout/occupancy_ap_trivial"),
     "held-out RankMe": ("heldout/rankme", "heldout/rankme_centered"),
     "held-out LDA-rank": ("heldout/lda_rank",),
     "held-out LDA signal": ("heldout/lda_signal",),
@@ -46,6 +53,10 @@ _PANELS = {
 _HEALTH = {
     "heldout/loss/jepa_m1": "prediction error at masked non-empty cells (M1)",
     "heldout/loss/jepa_m0": "prediction error at masked empty cells (M0)",
+    "heldout/loss/occupancy": "cross entropy of occupancy",
+    "heldout/loss/occupancy_m1": "cross entropy at masked non-empty cells (M1)",
+    "heldout/occupancy_ap": "average precision of occupancy in masked cells",
+    "heldout/occupancy_ap_trivial": "the same of the share of occupied voxels at each height",
     "heldout/rankme": "RankMe",
     "heldout/rankme_centered": "RankMe, centred",
     "heldout/rankme_over_random": "RankMe / RankMe of the random encoder",
@@ -77,8 +88,9 @@ def summarise(run: RunFolder, result: ProbeResult | None, data: PretrainingData)
         "notes": [*data.notes, *_skips(steps, run)],
         **provenance(),
     }
-    if rows:
-        summary["m1_reduction"] = 1 - last["heldout/loss/jepa_m1"] / first["heldout/loss/jepa_m1"]
+    for name in ("heldout/loss/jepa_m1", "heldout/loss/occupancy_m1"):
+        if name in last:
+            summary["m1_reduction"] = 1 - last[name] / first[name]
     return summary
 
 
@@ -128,7 +140,7 @@ def write_report(
     """
     summary = summarise(run, result, data)
     write_json(run.path / "results.json", summary)
-    page = Report("AD-L-JEPA pretraining report", figures=run.figures)
+    page = Report(f"{task.method} pretraining report", figures=run.figures)
     page.paragraph(
         f"{summary['frames']['train']} unlabelled frames of {data.source.name}, {summary['steps']} steps, "
         f"{summary['median_frames_per_s']:.1f} frames/s (median). No label was read before the probe."
@@ -139,8 +151,10 @@ def write_report(
     _probe(page, result, why_no_probe)
     page.heading("Curves")
     rows = read_metrics(run.metrics)
-    page.figure("curves", curves(rows, _PANELS), "Metrics of every step, and monitors on held-out frames")
-    if pictures and heldout:
+    names = {name for row in rows for name in row}
+    panels = {title: lines for title, lines in _PANELS.items() if names.intersection(lines)}
+    page.figure("curves", curves(rows, panels), "Metrics of every step, and monitors on held-out frames")
+    if pictures and heldout and isinstance(task, ADLJEPAPretraining):
         page.heading("What it sees")
         page.paragraph(
             "From left to right: the scan; the cells hidden from the context encoder; features of the full scan as "
@@ -175,7 +189,7 @@ def _health(page: Report, summary: dict[str, Any]) -> None:
     ]
     page.table(("on held-out frames", "before training", "after"), rows)
     page.paragraph(
-        f"The M1 prediction error fell by {100 * summary['m1_reduction']:.0f} % on held-out frames."
+        f"The error at masked non-empty cells (M1) fell by {100 * summary['m1_reduction']:.0f} % on held-out frames."
     )
 
 

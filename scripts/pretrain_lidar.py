@@ -1,7 +1,8 @@
-"""Pretrain a LiDAR encoder with AD-L-JEPA and write a report.
+"""Pretrain a LiDAR encoder with AD-L-JEPA, or a baseline, and write a report.
 
 python scripts/pretrain_lidar.py                                   simulated streets, minutes on two cores
 python scripts/pretrain_lidar.py data=kitti data.root=DIR          your data (also: folder, kitti_sequences, ...)
+python scripts/pretrain_lidar.py objective=occupancy               masked occupancy prediction (also: sigreg)
 python scripts/pretrain_lidar.py run.dir=DIR resume=true           continue where a run stopped
 """
 

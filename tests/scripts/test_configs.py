@@ -56,7 +56,9 @@ def test_every_model_builds_with_every_objective(model: str, objective: str, com
 
 
 @pytest.mark.parametrize("experiment", options("experiment"))
-@pytest.mark.parametrize("objective", [(), ("objective=sigreg",)], ids=["own", "sigreg"])
+@pytest.mark.parametrize(
+    "objective", [(), ("objective=sigreg",), ("objective=occupancy",)], ids=["own", "sigreg", "occupancy"]
+)
 def test_every_experiment_composes_at_full_size(experiment: str, objective: tuple[str, ...]):
     from settings import recipe, trainer_settings
 
@@ -82,5 +84,5 @@ def test_every_data_setting_is_read(data: str, tmp_path: Path):
 def test_groups_have_the_names_the_readme_lists():
     assert options("model") == ["kitti", "nuscenes", "small", "waymo"]
     assert {"simulated", "kitti", "folder", "nuscenes_sweeps"} <= set(options("data"))
-    assert options("objective") == ["ema_variance", "ema_variance_full", "sigreg"]
+    assert options("objective") == ["ema_variance", "ema_variance_full", "occupancy", "sigreg"]
     assert options("compat") == ["official", "paper"]
