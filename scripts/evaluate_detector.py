@@ -2,100 +2,38 @@
 
 python scripts/evaluate_detector.py RUN                        the held-out side of the run's own data
 python scripts/evaluate_detector.py RUN --set detection_data.root=DIR detection_data.heldout=null
-python scripts/evaluate_detector.py RUN --out DIR              results and JSON go there (default: RUN/evaluation)
+python scripts/evaluate_detector.py RUN --out DIR              everything goes there (default: RUN/evaluation)
 
 KITTI and the simulated set are evaluated as the KITTI benchmark does, with one result file per frame in its format;
-other data in the sensor's frame, by KITTI's average precision of 3-D boxes. KITTI counts every labelled object; of the
-simulated set, objects outside the detector's range count neither way.
+nuScenes by its devkit, with a submission file; other data in the sensor's frame, by KITTI's average precision of 3-D
+boxes. KITTI counts every labelled object; of the simulated set, objects outside the detector's range count neither way.
+
+Beside results.json come report.html, with the worst failures, and failures.html, the frames they are in, to turn.
 """
 
 import argparse
 import sys
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from detection import heldout_frames, load_run
+from detection_rules import Outcome, SeenFrame, evaluate, judged, seen_frame
 from omegaconf import OmegaConf
 from settings import USER_ERRORS
 from tqdm import tqdm
 
-from lidar.datasets.kitti_calib import KittiCalib
-from lidar.datasets.kitti_labels import label_paths
-from lidar.datasets.kitti_results import DONT_CARE, ObjectRows, boxes_of, read_labels, result_rows, write_rows
-from lidar.datasets.sources import FrameRef
-from lidar.detection.benchmarks import LabelledKitti
-from lidar.detection.boxes import points_in_boxes
-from lidar.detection.inference import FoundFrame, detect_frames
+from lidar.detection.inference import detect_frames
 from lidar.detection.labelled import LabelledFrames
-from lidar.detection.labels import LabelledSource
-from lidar.detection.voxel_detector import VoxelDetector
-from lidar.evaluation.boxes import BoxEvaluation, BoxFrame, evaluate_boxes
-from lidar.evaluation.kitti import KittiEvaluation, evaluate_kitti
-from lidar.grid import Range, inside
+from lidar.detection.marked import judged_picture
+from lidar.detection.report import Evaluated, write_report
+from lidar.detection.viewer_html import write_viewer
 from worldmodel.training.checkpoints import fingerprint, write_json
 from worldmodel.training.provenance import provenance
 
-UNKNOWN = 3  # occlusion, in KITTI's labels
-LARGE = 3.0  # metres; longer objects are matched at an overlap of 0.7, others at 0.5, as in KITTI
-
-
-def kitti_result(source: LabelledKitti, found: FoundFrame, classes: tuple[str, ...]) -> ObjectRows:
-    """What was found in one frame as rows of a result file."""
-    detections = found.detections
-    return result_rows(
-        detections.boxes.double().numpy(),
-        names=[classes[label] for label in detections.labels.tolist()],
-        scores=detections.scores.double().numpy(),
-        calib=KittiCalib.read(label_paths(found.ref.path)[1]),
-        image_size=source.scans.image_size(found.ref),
-    )
-
-
-def kitti_labels(ref: FrameRef, point_range: Range | None) -> ObjectRows:
-    """Labels of a frame; objects outside the range become of unknown visibility, which all difficulties ignore."""
-    label_path, calib_path = label_paths(ref.path)
-    rows = read_labels(label_path)
-    if point_range is None or not len(rows):
-        return rows
-    centres = boxes_of(rows, KittiCalib.read(calib_path))[:, :3]
-    values = rows.values.copy()
-    values[~inside(centres.astype(np.float32), point_range) & (rows.names != DONT_CARE), 1] = UNKNOWN
-    return ObjectRows(names=rows.names, values=values)
-
-
-def evaluate(
-    source: LabelledSource, found: list[FoundFrame], detector: VoxelDetector, out: Path, *, in_range: bool
-) -> KittiEvaluation | BoxEvaluation:
-    """By the rules that go with the data; result files are written for KITTI.
-
-    Args:
-        in_range: KITTI objects outside the detector's range count neither way.
-    """
-    classes = detector.classes
-    if isinstance(source, LabelledKitti):
-        (out / "data").mkdir(parents=True, exist_ok=True)
-        rows = [kitti_result(source, frame, classes) for frame in found]
-        for frame, table in zip(found, rows, strict=True):
-            write_rows(out / "data" / f"{frame.ref.frame_id}.txt", table)
-        point_range = detector.test_voxels.grid.point_range if in_range else None
-        labels = [kitti_labels(frame.ref, point_range) for frame in found]
-        return evaluate_kitti(labels, rows, frames=[frame.ref.frame_id for frame in found])
-    frames = [
-        BoxFrame(
-            detections=f.detections,
-            boxes=f.boxes,
-            labels=f.labels,
-            counts=points_in_boxes(f.points, f.boxes).sum(dim=1),
-        )
-        for f in found
-    ]
-    lengths = {
-        name: torch.cat([f.boxes[f.labels == label, 3] for f in found]) for label, name in enumerate(classes)
-    }
-    least = {n: 0.7 if len(v) and float(v.median()) > LARGE else 0.5 for n, v in lengths.items()}
-    return evaluate_boxes(frames, classes=classes, least=least)
+SHOWN = 16  # frames of the viewer beside the report
 
 
 def settings_with(settings: dict[str, Any], changes: list[str]) -> dict[str, Any]:
@@ -115,26 +53,57 @@ def settings_with(settings: dict[str, Any], changes: list[str]) -> dict[str, Any
     return made  # type: ignore[return-value]
 
 
-def run(args: argparse.Namespace) -> KittiEvaluation | BoxEvaluation:
+def run(args: argparse.Namespace) -> Outcome:
     """One evaluation."""
     detector, settings, checkpoint = load_run(args.run)
     settings = settings_with(settings, args.set)
     frames: LabelledFrames = heldout_frames(settings, detector, count=args.frames)
+    source, point_range = frames.source, frames.point_range
+    counted = None if settings["detection_data"]["name"] == "kitti" else point_range
     detector.to(args.device)
     todo = detect_frames(
         detector, frames, batch_size=args.batch_size, workers=args.workers, device=args.device
     )
-    found = list(tqdm(todo, total=len(frames), unit="frame", desc="detecting", disable=args.quiet))
+    seen = [
+        seen_frame(frame, source=source, classes=frames.classes, point_range=counted)
+        for frame in tqdm(todo, total=len(frames), unit="frame", desc="detecting", disable=args.quiet)
+    ]
     out = args.out or args.run / "evaluation"
     out.mkdir(parents=True, exist_ok=True)
-    simulated = settings["detection_data"]["name"] == "simulated"
-    result = evaluate(frames.source, found, detector, out, in_range=simulated)
+    outcome = evaluate(
+        source, seen, classes=detector.classes, point_range=point_range, settings=settings, out=out
+    )
     about = {
-        "run": str(args.run), "weights": fingerprint(checkpoint), "frames": len(found), "settings": settings,
-        "detections_per_frame": float(np.mean([len(f.detections) for f in found])), **provenance(),
+        "run": str(args.run), "weights": fingerprint(checkpoint), "frames": len(seen), "settings": settings,
+        "detections_per_frame": float(np.mean([len(f.found.detections) for f in seen])), **provenance(),
     }  # fmt: skip
-    write_json(out / "results.json", {"evaluation": result.json(), **about})
-    return result
+    write_json(out / "results.json", {"evaluation": outcome.result.json(), **about})
+    if not args.no_report:
+        report(outcome, seen, frames, out=out, about=about, score=args.score)
+    return outcome
+
+
+def report(
+    outcome: Outcome, seen: list[SeenFrame], frames: LabelledFrames, *, out: Path, about: dict[str, Any], score: float
+) -> None:  # fmt: skip
+    """report.html, and beside it failures.html: the frames of the worst failures, to turn and zoom."""
+    classes = frames.classes.names
+    marked = [judged(frame, classes=classes, matching=outcome.matching, score=score) for frame in seen]
+
+    @lru_cache(maxsize=2 * SHOWN)
+    def points_of(place: int) -> np.ndarray:
+        return frames[(place, 0)].cloud.points.numpy()
+
+    told = ("run", "weights", "frames", "commit", "machine", "torch", "date", "command")
+    page = Evaluated(
+        title=f"{about['settings']['detector']['name']} on {frames.source.name}",
+        rules=outcome.rules, table=outcome.result.table(), curves=outcome.curves, frames=marked, score=score,
+        matching=outcome.matching, classes=classes, points_of=points_of, viewer="failures.html",
+        about={name: about[name] for name in told},
+    )  # fmt: skip
+    worst = write_report(out / "report.html", page) or list(range(len(marked)))
+    pictures = [judged_picture(marked[k], points_of(k), classes=classes) for k in worst[:SHOWN]]
+    write_viewer(out / "failures.html", pictures, title=page.title)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -150,13 +119,21 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--workers", type=int, default=0, help="loader processes")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path)
+    parser.add_argument(
+        "--no-report", action="store_true", help="figures only: no report.html, no failures.html"
+    )
+    parser.add_argument(
+        "--score", type=float, default=0.3, help="least score of detections in the report's pictures"
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     args = parser.parse_args(arguments)
     try:
-        result = run(args)
+        outcome = run(args)
     except USER_ERRORS as error:
         sys.exit(f"error: {error}")
-    print(result.table())
+    print(outcome.result.table())
+    if not args.no_report:
+        print(f"\nwhere it fails: {(args.out or args.run / 'evaluation') / 'report.html'}")
 
 
 if __name__ == "__main__":
