@@ -130,7 +130,7 @@ def sampling(
     given: Settings, source: LabelledSource, refs: Sequence[FrameRef], classes: ClassNames
 ) -> GroundTruthSampling | None:
     """Pasting from a database of exactly these frames, which is made once and then found again."""
-    if not any(given["counts"].values()):
+    if not any((given["counts"] or {}).values()):
         return None
     told = json.dumps([source.name, [str(ref.path) for ref in refs], classes.names, dict(classes.aliases)])
     path = Path(given["cache"]) / f"{hashlib.sha256(told.encode()).hexdigest()[:16]}.gt"
