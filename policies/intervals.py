@@ -31,10 +31,11 @@ class PairedComparison:
     p_value: float
 
 
-def wilson(successes: int, n: int, *, confidence: float = 0.95) -> Interval:
+def wilson(successes: float, n: int, *, confidence: float = 0.95) -> Interval:
     """Wilson's score interval of a binomial rate (Wilson 1927), without continuity correction.
 
-    Unlike rate +- z * standard error it neither leaves [0, 1] nor shrinks to a point at 0 or n successes.
+    Unlike rate +- z * standard error it neither leaves [0, 1] nor shrinks to a point at 0 or n successes. The number of
+    successes need not be whole: it may be a mean.
 
     Raises:
         ValueError: unless 0 <= successes <= n.
@@ -60,7 +61,7 @@ def seeds_and_problems(
 
     Seeds and problems are resampled independently of each other (crossed: every seed meets every problem), so the
     interval speaks about another training run on other problems. With one seed it knows nothing of training runs; with
-    fewer than about five it is too narrow.
+    fewer than about five it is too narrow, and if all or none succeeded a point, which `policies.report.rate` widens.
 
     Raises:
         ValueError: if success is not [S, N] with S, N >= 1.

@@ -1,56 +1,81 @@
 """What an evaluation found, as numbers for a file and as tables."""
 
 import itertools
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from policies.evaluation import EvaluationResult
-from policies.intervals import Interval, compare, seeds_and_problems, wilson
+from policies.intervals import Interval, PairedComparison, compare, seeds_and_problems, wilson
 
 Numbers = dict[str, Any]
 
 
 def rate(success: np.ndarray) -> Interval:
-    """Success rate of [training seeds, problems]: Wilson's interval for one seed, a bootstrap over both for several."""
-    if len(success) == 1:
-        return wilson(int(success.sum()), success.size)
-    return seeds_and_problems(success)
+    """Success rate of [training seeds, problems]: Wilson's interval for one seed, a bootstrap over both for several.
+
+    The latter is widened to Wilson's for the mean rate on one set of problems: a bootstrap of nothing but successes is
+    a point, however few they are.
+    """
+    seeds, problems = success.shape
+    alone = wilson(success.sum() / seeds, problems)
+    if seeds == 1:
+        return alone
+    found = seeds_and_problems(success)
+    return Interval(value=found.value, low=min(found.low, alone.low), high=max(found.high, alone.high))
+
+
+def about_intervals(seeds: Iterable[int]) -> str:
+    """A sentence on the intervals of `rate` for a table of agents with so many training seeds each."""
+    told = (
+        "Brackets: 95 % interval (Wilson; with several training seeds, bootstrap over seeds and problems, no narrower "
+        "than Wilson for one)."
+    )
+    few = any(1 < n < 5 for n in seeds)
+    return (
+        f"{told} With fewer than five training seeds they are too narrow for another training."
+        if few
+        else told
+    )
+
+
+Compared = list[tuple[str, str, int, PairedComparison]]
+
+
+def paired_by_seed(success: Mapping[str, np.ndarray]) -> Compared:
+    """Comparisons of all agents [training seeds, problems], one per training seed: seeds are no more problems.
+
+    One seed is compared with each of several; agents with different numbers of several seeds are not compared.
+    """
+    found = []
+    for (a, first), (b, second) in itertools.combinations(success.items(), 2):
+        fewer, more = sorted((len(first), len(second)))
+        if fewer not in (1, more):
+            continue
+        for i in range(more):
+            found.append((a, b, i, compare(first[i % len(first)], second[i % len(second)])))
+    return found
 
 
 def summarise(result: EvaluationResult) -> Numbers:
     """Success at any time and at the end, costs, groups and paired comparisons of every agent."""
     agents = {name: _agent(result, name) for name in result.runs}
-    pairs = [
-        {"first": a, "second": b, **asdict(_pair(result, a, b))}
-        for a, b in itertools.combinations(result.runs, 2)
-        if len(result.runs[a]) == len(result.runs[b]) == 1
-    ]
+    one: list[Numbers] = []
+    several: list[Numbers] = []
+    for a, b, seed, comparison in paired_by_seed({name: result.success(name) for name in result.runs}):
+        if len(result.runs[a]) == len(result.runs[b]) == 1:
+            one.append({"first": a, "second": b, **asdict(comparison)})
+        else:
+            several.append({"first": a, "second": b, "training seed": seed, **asdict(comparison)})
     return {
         "problems": len(result.seeds),
         "trivially solved": len(result.trivial),
         "trivial share": len(result.trivial) / len(result.protocol.seeds),
         "agents": agents,
-        "pairs": pairs + _pairs_of_seeds(result),
+        "pairs": one + several,
     }
-
-
-def _pair(result: EvaluationResult, a: str, b: str) -> Any:
-    return compare(result.success(a)[0], result.success(b)[0])
-
-
-def _pairs_of_seeds(result: EvaluationResult) -> list[Numbers]:
-    """Comparisons that several training seeds take part in, one per seed: seeds are no more problems."""
-    pairs = []
-    for a, b in itertools.combinations(result.runs, 2):
-        first, second = result.success(a), result.success(b)
-        if max(len(first), len(second)) == 1 or (len(first) > 1 and 1 < len(second) != len(first)):
-            continue
-        for i in range(max(len(first), len(second))):
-            one, other = first[i % len(first)], second[i % len(second)]
-            pairs.append({"first": a, "second": b, "training seed": i, **asdict(compare(one, other))})
-    return pairs
 
 
 def _agent(result: EvaluationResult, name: str) -> Numbers:
@@ -110,7 +135,7 @@ def markdown(result: EvaluationResult) -> str:
         f"Budget {protocol.budget.env_steps} environment steps{seconds}. Success counts {_at(protocol.success_at)}. "
         f"{after} {numbers['trivially solved']} of {len(protocol.seeds)} problems drawn are solved at their start and "
         f"left out. "
-        f"Brackets: 95 % interval (Wilson; with several training seeds, bootstrap over seeds and problems). "
+        f"{about_intervals(map(len, result.runs.values()))} "
         f"Seconds are wall time per decision and environment, {protocol.batch} environments at once.",
         "",
         "| agent | reads | training seeds | success, any time | success, at the end | median steps to success | "

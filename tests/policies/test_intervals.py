@@ -7,6 +7,7 @@ import pytest
 from scipy.stats import binom, binomtest
 
 from policies.intervals import compare, seeds_and_problems, wilson
+from policies.report import about_intervals, paired_by_seed, rate
 
 Z2 = 1.959963984540054**2
 
@@ -58,6 +59,37 @@ def test_bootstrap_sees_the_spread_of_training_seeds():
     assert seeds_and_problems(table, seed=0) == interval
     with pytest.raises(ValueError, match=r"\[training seeds, problems\]"):
         seeds_and_problems(np.ones(3))
+
+
+@pytest.mark.parametrize("seeds", [2, 5])
+def test_the_rate_of_several_seeds_is_no_point_where_all_or_none_succeed(seeds: int):
+    for value, success in ((1.0, np.ones((seeds, 30), bool)), (0.0, np.zeros((seeds, 30), bool))):
+        found, alone = rate(success), wilson(round(30 * value), 30)
+        assert (found.value, found.low, found.high) == (value, alone.low, alone.high)
+    assert rate(np.ones((1, 30), bool)) == wilson(30, 30)
+    spread = np.repeat([[True], [False]] * seeds, 30, axis=1)
+    assert rate(spread) == seeds_and_problems(spread)  # training seeds say more than problems
+    with pytest.raises(ValueError, match="impossible"):
+        wilson(30.5, 30)
+
+
+def test_few_training_seeds_are_said_to_be_too_few():
+    assert "too narrow" in about_intervals([1, 3])
+    assert "too narrow" not in about_intervals([1, 5])
+
+
+def test_agents_are_compared_seed_by_seed():
+    rng = np.random.default_rng(0)
+    success = {
+        name: rng.random((seeds, 20)) < 0.5 for name, seeds in (("a", 1), ("b", 3), ("c", 3), ("d", 2))
+    }
+    found = paired_by_seed(success)
+    assert [(a, b, i) for a, b, i, _ in found] == [
+        *(("a", "b", i) for i in range(3)), *(("a", "c", i) for i in range(3)), *(("a", "d", i) for i in range(2)),
+        *(("b", "c", i) for i in range(3)),
+    ]  # fmt: skip
+    assert found[1][3] == compare(success["a"][0], success["b"][1])
+    assert found[-1][3] == compare(success["b"][2], success["c"][2])
 
 
 def test_compare_is_mcnemar_on_the_discordant_pairs():
