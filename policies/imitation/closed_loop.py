@@ -6,7 +6,7 @@ seed; all seeds are run to their end, so nothing depends on who finishes first.
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,6 +17,9 @@ from policies.imitation.batches import ObservationError, PolicyObservation
 from policies.imitation.execution import ChunkQueue, Executor, Memory, TemporalEnsemble
 from policies.imitation.policy import ImitationPolicy
 from worldmodel.planning.noise import generators
+
+# With 2 or 3 rows, products of matrices round a row by its place (torch 2.13 on a CPU); with 4 and more they do not.
+FEWEST_ROWS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,8 +64,8 @@ class Seat:
 class Actor(Protocol):
     """Acts in up to B environments at once; an episode does not depend on what runs beside it."""
 
-    def open(self, environments: int) -> None:
-        """B environments, without an episode yet."""
+    def open(self, environments: int, *, batch: int) -> None:
+        """B environments, without an episode yet; decisions are made on `batch` >= B rows, however many are needed."""
         ...
 
     def begin(self, row: int, seat: Seat) -> None:
@@ -77,7 +80,7 @@ class Actor(Protocol):
 class RandomActor:
     """Uniform actions within the bounds: what success costs nothing."""
 
-    def open(self, environments: int) -> None:
+    def open(self, environments: int, *, batch: int) -> None:
         self._sources: dict[int, np.random.Generator] = {}
 
     def begin(self, row: int, seat: Seat) -> None:
@@ -92,7 +95,7 @@ class RandomActor:
 class ExpertActor:
     """The scripted expert of each environment: the teacher's own success."""
 
-    def open(self, environments: int) -> None:
+    def open(self, environments: int, *, batch: int) -> None:
         self._experts: dict[int, Expert] = {}
 
     def begin(self, row: int, seat: Seat) -> None:
@@ -109,6 +112,9 @@ class Execution:
     Attributes:
         execute: actions of a chunk that are executed before the policy is asked again; the whole chunk if None.
         ensemble: decay of temporal ensembling, which asks at every step, or None for none.
+
+    Raises:
+        ValueError: if both are given, or execute is below 1.
     """
 
     execute: int | None = None
@@ -117,29 +123,39 @@ class Execution:
     def __post_init__(self) -> None:
         if self.execute is not None and self.ensemble is not None:
             raise ValueError("temporal ensembling asks at every step: give execute or ensemble, not both")
+        if self.execute is not None and self.execute < 1:
+            raise ValueError(f"at least 1 action of a chunk is executed, got execute={self.execute}")
 
-    def executor(self, environments: int, chunk: int) -> Executor:
-        """For B environments.
+    def fitted(self, chunk: int) -> "Execution":
+        """As a policy with chunks of that many actions executes. With chunks of 1 there is nothing to choose.
 
         Raises:
             ValueError: if more actions are to be executed than a chunk holds.
         """
+        if chunk == 1:
+            return Execution(execute=1)
         if self.ensemble is not None:
-            return TemporalEnsemble(environments, chunk=chunk, decay=self.ensemble)
+            return self
         execute = chunk if self.execute is None else self.execute
         if execute > chunk:
             raise ValueError(f"execute={execute} actions, but the policy's chunks hold {chunk}")
-        return ChunkQueue(environments, execute=execute)
+        return Execution(execute=execute)
 
 
 class PolicyActor:
     """An imitation policy. Pictures are drawn only where a chunk is due.
 
+    Every decision is made on the same number of rows, filled up with copies of the first: products of matrices of other
+    sizes round otherwise, and an episode would depend on how many run beside it.
+
     Args:
         policy: trained, in evaluation mode.
-        execution: how its chunks are executed.
-        memory: steps a policy with a memory is given; 0 for the others.
+        execution: how its chunks are executed; the attribute of that name is what fits the policy.
+        memory: steps a policy with a memory is given, which decides on one action at a time; 0 for the others.
         device: of the policy.
+
+    Raises:
+        ValueError: if more actions are to be executed than a chunk holds.
     """
 
     def __init__(
@@ -150,52 +166,69 @@ class PolicyActor:
         memory: int = 0,
         device: torch.device | str = "cpu",
     ) -> None:
-        self.policy, self.execution, self.device = policy, execution, torch.device(device)
-        self._steps = memory
+        self.policy, self.device, self._steps = policy, torch.device(device), memory
+        self._chunk = 1 if memory else policy.interface.chunk
+        self.execution = execution.fitted(self._chunk)
 
-    def open(self, environments: int) -> None:
-        chunk = 1 if self._steps else self.policy.interface.chunk
-        self._executor = self.execution.executor(environments, chunk)
+    def open(self, environments: int, *, batch: int) -> None:
+        self._rows = max(batch, FEWEST_ROWS)
+        self._executor = self._new_executor(environments)
         self._memory = Memory(environments, steps=self._steps) if self._steps else None
-        self._seats: dict[int, Seat] = {}  # the latest of each row, also when its episode is over
 
     def begin(self, row: int, seat: Seat) -> None:
         rows = torch.tensor([row])
         self._executor.reset(rows)
         if self._memory is not None:
             self._memory.reset(rows)
-        self._seats[row] = seat
 
     def act(self, seats: dict[int, Seat]) -> np.ndarray:
         due = self._executor.due()
         if len(due):
-            self._executor.add(due, self._decide([int(row) for row in due], seats))
-        actions = self._executor.next()
-        if self._memory is not None:
-            everyone = [self._seats[row] for row in range(len(self._seats))]
-            self._memory.remember(self._observed(everyone), actions)
-        return actions[list(seats)].numpy()
+            self._executor.add(due, self._decide(due.tolist(), seats))
+        return self._executor.next()[list(seats)].numpy()
+
+    def _new_executor(self, environments: int) -> Executor:
+        if self.execution.ensemble is not None:
+            return TemporalEnsemble(environments, chunk=self._chunk, decay=self.execution.ensemble)
+        return ChunkQueue(environments, execute=self.execution.execute or self._chunk)
 
     def _decide(self, rows: list[int], seats: dict[int, Seat]) -> torch.Tensor:
-        """Chunks [N, C, A] for the rows; those without an episode get what the first one gets, and it is not used."""
+        """Chunks [N, C, A] for the rows; those without an episode get zeros, which nobody executes."""
+        decided = torch.zeros(len(rows), self._chunk, self.policy.interface.action_dim)
         alive = [row for row in rows if row in seats]
         if not alive:
-            alive = rows[:1]
-        chosen = [self._seats[row] for row in alive]
+            return decided
+        chosen = [seats[row] for row in alive]
         began = time.perf_counter()
-        observation = self._observed(chosen, history_of=alive)
-        noise = [generators([s.seed], s.step, torch.device("cpu"))[0] for s in chosen]
-        chunks = self.policy.act(observation.to(self.device), noise).cpu()
+        now = self._observed(chosen)
+        place = {row: i for i, row in enumerate(alive)}
+        # Of a policy with a memory all rows are due. Those without an episode remember what does not matter.
+        everyone = now.select(torch.tensor([place.get(row, 0) for row in rows]))
+        past = None
+        if self._memory is not None:
+            if self._memory.history() is None:
+                # An empty history, as episodes have that begin later: a decision without one is on fewer tokens.
+                self._memory.remember(everyone, decided[:, 0])
+                self._memory.reset()
+            past = self._memory.history()
+        filled = [*range(len(alive)), *[0] * (self._rows - len(alive))]
+        observation = replace(
+            now.select(torch.tensor(filled)),
+            history=None if past is None else past.select(torch.tensor([alive[i] for i in filled])),
+        )
+        noise = [generators([chosen[i].seed], chosen[i].step, torch.device("cpu"))[0] for i in filled]
+        chunks = self.policy.act(observation.to(self.device), noise)[: len(alive)].cpu()
         seconds = (time.perf_counter() - began) / len(chosen)
         for seat in chosen:
             seat.decisions += 1
             seat.seconds += seconds
-        place = {row: i for i, row in enumerate(alive)}
-        return chunks[[place.get(row, 0) for row in rows]]
+        decided[[i for i, row in enumerate(rows) if row in place]] = chunks
+        if self._memory is not None:
+            self._memory.remember(everyone, decided[:, 0])
+        return decided
 
-    def _observed(self, seats: Sequence[Seat], *, history_of: list[int] | None = None) -> PolicyObservation:
+    def _observed(self, seats: Sequence[Seat]) -> PolicyObservation:
         interface = self.policy.interface
-        history = None if self._memory is None or history_of is None else self._memory.history()
         environment = None
         if interface.environment_dim is not None:
             if any("environment" not in s.observation for s in seats):
@@ -212,7 +245,6 @@ class PolicyActor:
             environment=environment,
             image=image,
             task=torch.tensor([interface.task_index(s.env.task) for s in seats]),
-            history=None if history is None else history.select(torch.tensor(history_of)),
         )
 
 
@@ -222,6 +254,7 @@ def run_task(
     envs: Sequence[ManipulationEnv],
     seeds: Sequence[int],
     max_steps: int,
+    batch: int | None = None,
     on_episode: Callable[[PolicyEpisode], None] | None = None,
     on_step: Callable[[int, Seat], None] | None = None,
 ) -> tuple[PolicyEpisode, ...]:
@@ -231,17 +264,22 @@ def run_task(
         actor: what acts.
         envs: of one task; as many run at once.
         seeds: of the episodes.
+        batch: rows of every decision, at least as many as environments; as many if not given. Episodes of policies are
+            the same, bit for bit, only where it is the same.
         on_episode: told of each episode when it ends.
         on_step: told of each row and its seat before every step and after the last, for videos.
 
     Raises:
         ObservationError: naming task and seed, if an action is not finite.
+        ValueError: if there are more environments than rows.
     """
+    if batch is not None and batch < min(len(envs), len(seeds)):
+        raise ValueError(f"decisions on {batch} rows are not enough for {len(envs)} environments at once")
     waiting = list(seeds)[::-1]
     seats: dict[int, Seat] = {}
     done: dict[int, PolicyEpisode] = {}
     envs = envs[: len(seeds)]
-    actor.open(len(envs))
+    actor.open(len(envs), batch=batch or len(envs))
 
     def sit(row: int) -> None:
         if waiting:

@@ -13,11 +13,11 @@ import numpy as np
 from envs.manipulation import EnvOptions, ManipulationEnv, make_env
 from policies.episode_files import EpisodeFile
 from policies.imitation.closed_loop import Actor, PolicyEpisode, run_task
-from policies.intervals import compare
-from policies.report import rate
+from policies.report import about_intervals, paired_by_seed, rate
 from worldmodel.training.provenance import code_commit
 
 FIRST_SEED = {"test": 100_000, "selection": 200_000}
+BATCH = 10  # environments at once; part of what decides an episode, to the last bit
 Numbers = dict[str, Any]
 
 
@@ -30,14 +30,14 @@ class TaskProtocol:
         split: "test" for figures that are reported, "selection" to choose settings with, never the other way round.
         episodes: per task.
         options: of the environments.
-        batch: environments at once.
+        batch: environments at once, and rows of every decision.
     """
 
     tasks: tuple[str, ...]
     split: Literal["test", "selection"] = "test"
     episodes: int = 20
     options: EnvOptions = field(default_factory=EnvOptions)
-    batch: int = 10
+    batch: int = BATCH
 
     def __post_init__(self) -> None:
         if self.split not in FIRST_SEED or not self.tasks or min(self.episodes, self.batch) < 1:
@@ -64,6 +64,11 @@ class Arm:
     settings: tuple[Numbers, ...]
 
 
+def run_names(arm: Arm) -> list[str]:
+    """Names of the files of its episodes, one per training seed."""
+    return [f"{arm.name}_{i}" for i in range(len(arm.actors))] if len(arm.actors) > 1 else [arm.name]
+
+
 @dataclass(frozen=True, kw_only=True)
 class PolicyResult:
     """Episodes of every arm.
@@ -85,13 +90,14 @@ class PolicyResult:
 
     def summary(self) -> Numbers:
         """Rates with intervals (Wilson, or a bootstrap over training seeds and episodes), and paired comparisons."""
+        flat = {name: self.success(name).reshape(len(run), -1) for name, run in self.runs.items()}
         return {
             "protocol": self.protocol.json(),
             "commits": list(self.commits),
             "arms": {name: self._arm(name) for name in self.runs},
             "pairs": [
-                {"first": a, "second": b, "training_seed": i, **asdict(compare(*pair))}
-                for a, b, i, pair in self._pairs()
+                {"first": a, "second": b, "training_seed": i, **asdict(comparison)}
+                for a, b, i, comparison in paired_by_seed(flat)
             ],
         }
 
@@ -106,20 +112,6 @@ class PolicyResult:
             "median_steps": float(np.median(steps)) if steps else None,
             "ms_per_decision": 1e3 * sum(e.seconds for e in episodes) / decisions if decisions else None,
         }
-
-    def _pairs(self) -> list[tuple[str, str, int, tuple[np.ndarray, np.ndarray]]]:
-        """Arms of the same training seed on the same episodes."""
-        names = list(self.runs)
-        found = []
-        for i, a in enumerate(names):
-            for b in names[i + 1 :]:
-                first, second = self.success(a), self.success(b)
-                if len(first) != len(second) and min(len(first), len(second)) > 1:
-                    continue
-                for seed in range(max(len(first), len(second))):
-                    pair = (first[seed % len(first)].ravel(), second[seed % len(second)].ravel())
-                    found.append((a, b, seed, pair))
-        return found
 
 
 def evaluate_arms(
@@ -138,14 +130,18 @@ def evaluate_arms(
     Raises:
         EpisodeFileError: if the folder holds episodes of other policies or another protocol under the same name.
     """
-    if len({arm.name for arm in arms}) != len(arms):
-        raise ValueError(f"every arm needs a name of its own, got {[arm.name for arm in arms]}")
+    names = [run for arm in arms for run in run_names(arm)]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice or len({arm.name for arm in arms}) != len(arms):
+        raise ValueError(
+            f"every arm, and every run of several (NAME_0, NAME_1 ...), needs a name of its own, got "
+            f"{', '.join(twice or names)} twice"
+        )
     commit, commits = code_commit(), []
     files: dict[str, list[EpisodeFile]] = {}
     for arm in arms:
         files[arm.name] = []
-        for i, settings in enumerate(arm.settings):
-            run = f"{arm.name}_{i}" if len(arm.actors) > 1 else arm.name
+        for run, settings in zip(run_names(arm), arm.settings, strict=True):
             header = {**protocol.json(), "agent": run, "settings": settings}
             files[arm.name].append(EpisodeFile(folder / f"{run}.jsonl", header=header, commit=commit))
     runs: dict[str, list[list[PolicyEpisode]]] = {a.name: [[] for _ in a.actors] for a in arms}
@@ -169,8 +165,10 @@ def evaluate_arms(
                     for episode in done.values():
                         on_episode(arm.name, episode)
                 if missing:
-                    steps = envs[0].max_steps
-                    run_task(actor, envs=envs, seeds=missing, max_steps=steps, on_episode=ended)
+                    run_task(
+                        actor, envs=envs, seeds=missing, max_steps=envs[0].max_steps, batch=protocol.batch,
+                        on_episode=ended,
+                    )  # fmt: skip
                     done = {e.seed: e for e in file.read(episode_of) if e.task == task}
                 found += [done[seed] for seed in protocol.seeds]
         for env in envs:
@@ -199,8 +197,8 @@ def table(summary: Numbers) -> str:
     tasks = protocol["tasks"]
     lines = [
         f"{len(tasks)} tasks, {protocol['episodes']} episodes each, {protocol['split']} seeds from "
-        f"{protocol['first_seed']} on. Success at any time; 95 % intervals in brackets (Wilson; with several training "
-        f"seeds, bootstrap over seeds and episodes).",
+        f"{protocol['first_seed']} on. Success at any time. "
+        f"{about_intervals(arm['training_seeds'] for arm in arms.values())}",
         "",
         "| policy | training seeds | success | of each seed | median steps to success | ms per decision |",
         "|---|---|---|---|---|---|",

@@ -86,8 +86,11 @@ class FlowPolicy(nn.Module):
         """
         if noise is None:
             raise ObservationError("a flow policy draws its actions: give act() a generator, or one per row")
-        x = observation.state.new_empty(len(observation), *self.shape)
+        # Drawn where the generators are, on the CPU in rollouts: the same numbers for every device of the policy.
+        first = noise if isinstance(noise, torch.Generator) else noise[0]
+        x = torch.empty(len(observation), *self.shape, dtype=observation.state.dtype, device=first.device)
         x = x.normal_(generator=noise) if isinstance(noise, torch.Generator) else draw_normal(x, noise)
+        x = x.to(observation.state.device)
         memory = self.memory(observation)
         for k in range(self.steps):
             time = x.new_full((len(x),), k / self.steps)

@@ -1,6 +1,7 @@
 """Closed-loop episodes and their evaluation, on a point that heads for a goal."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from envs.manipulation import EnvOptions
 from envs.manipulation.rollout import demonstrate
 from policies.episode_files import EpisodeFileError
 from policies.imitation.batches import ObservationError, PolicyObservation
-from policies.imitation.build import build_policy
+from policies.imitation.build import Sizes, build_policy
 from policies.imitation.closed_loop import (
     Execution,
     ExpertActor,
@@ -38,7 +39,9 @@ def shown(images: bool = False) -> list[Demonstration]:
     return [demonstrate(ToyReach(), seed=seed, image=images) for seed in range(6)]
 
 
-def policy(name: Any = "act", *, chunk: int = 4, images: bool = False) -> ImitationPolicy:
+def policy(
+    name: Any = "act", *, chunk: int = 4, images: bool = False, sizes: Sizes = TINY
+) -> ImitationPolicy:
     edge = np.ones(2, np.float32)
     interface = Interface(
         state_dim=2, action_dim=2, chunk=chunk, tasks=("toy/reach",), environment_dim=2,
@@ -47,7 +50,7 @@ def policy(name: Any = "act", *, chunk: int = 4, images: bool = False) -> Imitat
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         made = build_policy(
-            name, interface=interface, sizes=TINY,
+            name, interface=interface, sizes=sizes,
             statistics=Statistics.measured(shown(images), action_low=-edge, action_high=edge),
         )  # fmt: skip
     return made.eval()
@@ -91,21 +94,59 @@ def test_open_loop_by_hand() -> None:
     assert (first.steps, first.success, first.decisions) == (steps, success, -(-steps // 3))
 
 
-@pytest.mark.parametrize("name", ["act", "flow", "autoregressive"])
-@pytest.mark.parametrize("ensemble", [None, 0.1])
+@pytest.mark.parametrize(
+    ("name", "ensemble"), [("act", None), ("act", 0.1), ("flow", None), ("autoregressive", None)]
+)
 def test_an_episode_does_not_depend_on_what_runs_beside_it(name: str, ensemble: float | None) -> None:
+    """To the last bit of every state, with a network wide enough for matrix products to round by their size."""
+    made = policy(name, sizes=replace(TINY, dim=64, hidden=256))
     memory = 3 if name == "autoregressive" else 0
-    if memory and ensemble:
-        pytest.skip("it acts one step at a time")
-    execution = Execution(execute=1) if memory else Execution(ensemble=ensemble)
-    made = policy(name)
-    together, alone = (
-        episodes(PolicyActor(made, execution=execution, memory=memory), batch=batch) for batch in (5, 1)
-    )
-    assert without_seconds(together) == without_seconds(alone)
+
+    def states(envs: int, seeds: tuple[int, ...]) -> dict[tuple[int, int], bytes]:
+        seen: dict[tuple[int, int], bytes] = {}
+
+        def look(row: int, seat: Seat) -> None:
+            assert isinstance(seat.env, ToyReach)
+            seen[seat.seed, seat.step] = seat.env.place.tobytes()
+
+        actor = PolicyActor(made, execution=Execution(ensemble=ensemble), memory=memory)
+        run_task(
+            actor, envs=[ToyReach() for _ in range(envs)], seeds=seeds, max_steps=8, batch=5, on_step=look
+        )
+        return seen
+
+    together = states(5, SEEDS[:7])
+    some = (*SEEDS[:2], *SEEDS[5:7])  # the first episodes of their environments, and second ones
+    alone = {k: v for seed in some for k, v in states(1, (seed,)).items()}
+    assert alone == {k: v for k, v in together.items() if k[0] in some}
+
+
+def test_baselines_do_not_depend_on_what_runs_beside_them() -> None:
     assert without_seconds(episodes(RandomActor(), batch=4)) == without_seconds(
         episodes(RandomActor(), batch=1)
     )
+
+
+def test_a_memory_draws_each_picture_once_and_nothing_is_decided_for_nobody() -> None:
+    envs = [ToyReach(options=EnvOptions(image_size=8)) for _ in range(3)]
+    actor = PolicyActor(policy("autoregressive", images=True), execution=Execution(), memory=3)
+    found = run_task(actor, envs=envs, seeds=SEEDS[:4], max_steps=6)
+    assert sum(env.drawn for env in envs) == sum(e.decisions for e in found) == sum(e.steps for e in found)
+
+
+def test_execution_is_that_of_the_policy() -> None:
+    """What cannot be is refused before anything runs; where there is nothing to choose nothing is stored as chosen."""
+    assert PolicyActor(policy(), execution=Execution()).execution == Execution(execute=4)
+    assert PolicyActor(policy(), execution=Execution(ensemble=0.1)).execution == Execution(ensemble=0.1)
+    for one in (policy("bc", chunk=1), policy("autoregressive")):
+        actor = PolicyActor(one, execution=Execution(ensemble=0.1), memory=one.interface.chunk - 1)
+        assert actor.execution == Execution(execute=1)
+    with pytest.raises(ValueError, match="execute=9 actions, but the policy's chunks hold 4"):
+        PolicyActor(policy(), execution=Execution(execute=9))
+    with pytest.raises(ValueError, match="give execute or ensemble, not both"):
+        Execution(execute=1, ensemble=0.1)
+    with pytest.raises(ValueError, match="got execute=0"):
+        Execution(execute=0)
 
 
 def test_pictures_are_drawn_only_where_a_chunk_is_due() -> None:
@@ -137,10 +178,8 @@ def test_wrong_actions_and_settings_are_named() -> None:
 
     with pytest.raises(ObservationError, match="at step 0 of toy/reach, seed 100"):
         episodes(Broken())
-    with pytest.raises(ValueError, match="execute=9 actions, but the policy's chunks hold 4"):
-        episodes(PolicyActor(policy(), execution=Execution(execute=9)))
-    with pytest.raises(ValueError, match="give execute or ensemble, not both"):
-        Execution(execute=1, ensemble=0.1)
+    with pytest.raises(ValueError, match="on 2 rows are not enough for 3 environments"):
+        run_task(RandomActor(), envs=[ToyReach() for _ in range(3)], seeds=SEEDS, max_steps=3, batch=2)
     other = [ToyReach("reach-too")]
     with pytest.raises(ObservationError, match="has no task 'toy/reach-too'"):
         run_task(PolicyActor(policy(), execution=Execution()), envs=other, seeds=SEEDS, max_steps=3)
@@ -200,5 +239,8 @@ def test_another_evaluation_in_the_same_folder_is_refused(tmp_path: Path) -> Non
         )
     with pytest.raises(ValueError, match="a name of its own"):
         evaluate_arms([*arms(), *arms()], protocol=PROTOCOL, folder=tmp_path)
+    same_file = Arm(name="expert_0", actors=(ExpertActor(),), settings=({},))
+    with pytest.raises(ValueError, match="got expert_0 twice"):
+        evaluate_arms([*arms(), same_file], protocol=PROTOCOL, folder=tmp_path)
     with pytest.raises(ValueError, match="a split of test, selection"):
         TaskProtocol(tasks=("toy/reach",), split="train")  # type: ignore[arg-type]
