@@ -19,6 +19,7 @@ from policies.imitation.batches import ChunkBatch, PolicyObservation
 from policies.imitation.interface import ChunkError
 from policies.imitation.policy import Noise, masked_l1
 from policies.imitation.targets import Target, TargetProvider
+from worldmodel.distributed import at_least_fp32, sum_over_ranks
 from worldmodel.monitors import representation_health
 from worldmodel.nn.decoder import QueryDecoder
 from worldmodel.objectives import Loss
@@ -35,8 +36,13 @@ class ACTJEPA(nn.Module):
         weight: lambda of the auxiliary loss.
         action_weight: of the action loss; 0 pretrains the context encoder alone, the first of two stages.
         drop_first: leave out the current step, which could be copied from the context.
-        collapse_std: standard deviation of held-out learned targets between samples below which training stops.
+        collapse_share: of the spread that learned targets had at the first step; training stops below it.
+
+    The spread is the standard deviation between samples. Targets of different kinds and untrained networks of different
+    sizes differ in it by a factor of a hundred, so that it is only compared with itself.
     """
+
+    first_spread: torch.Tensor  # of the targets of the first step; 0 before. Part of the checkpoint.
 
     def __init__(
         self,
@@ -47,7 +53,7 @@ class ACTJEPA(nn.Module):
         weight: float = 1.0,
         action_weight: float = 1.0,
         drop_first: bool = False,
-        collapse_std: float = 0.02,
+        collapse_share: float = 0.05,
     ) -> None:
         super().__init__()
         if act.style is not None:
@@ -61,12 +67,15 @@ class ACTJEPA(nn.Module):
             )
         self.act, self.predictor, self.targets = act, predictor, targets
         self.weight, self.action_weight = weight, action_weight
-        self.drop_first, self.collapse_std = drop_first, collapse_std
+        self.drop_first, self.collapse_share = drop_first, collapse_share
+        self.register_buffer("first_spread", torch.zeros(()))
 
     def loss(self, batch: ChunkBatch, step: int) -> Loss:
         """L1 of actions and L1 of predicted observations; demonstrations without actions count in the latter alone."""
         memory = self.act.context(batch.observation)
         target, prediction = self._predict(memory, batch, step)
+        if step == 0:
+            self._remember_spread(target)
         return Loss.weighted(
             {
                 "loss/action": (self.action_weight, self.act.action_error(memory, batch)),
@@ -94,8 +103,8 @@ class ACTJEPA(nn.Module):
     def diagnostics(self, batches: Sequence[ChunkBatch]) -> dict[str, float]:
         """Held-out error of the prediction, that of the mean target of each step, and the health of learned targets.
 
-        `target_std` pools all steps, `target_std_between` is between samples at the same step: positions alone keep the
-        former from 0. A collapse is told by the latter.
+        `target_std` pools all steps, `target_spread` is between samples at the same step: positions alone keep the
+        former from 0. A collapse is told by the latter, before any normalisation of the targets.
         """
         found = [self._predict(self.act.context(b.observation), b, 0) for b in batches]
         target = torch.cat([t.value for t, _ in found])
@@ -110,16 +119,18 @@ class ACTJEPA(nn.Module):
         }
         if not self._provider.learned:
             return values
-        between = _std_between_samples(target, valid)
-        if not between >= self.collapse_std:
+        judged = torch.cat([t.value if t.judged is None else t.judged for t, _ in found])
+        spread, first = float(_spread(judged, valid)), float(self.first_spread)
+        if not spread >= self.collapse_share * first:
             raise RepresentationCollapse(
-                f"the targets collapsed: between held-out samples their standard deviation is {between:.4f} (limit "
-                f"{self.collapse_std}). Raise the EMA momentum or the weight of SIGReg, or lower trainer.max_lr"
+                f"the targets collapsed: between held-out samples their standard deviation is {spread:.2g}, at the "
+                f"first step it was {first:.2g}. Raise the EMA momentum or the weight of SIGReg, or lower "
+                f"trainer.max_lr"
             )
         health = representation_health(target[valid])
         return {
             **values,
-            "target_std_between": between,
+            "target_spread": spread,
             **{f"target_{name}": value for name, value in health.items()},
         }
 
@@ -133,6 +144,14 @@ class ACTJEPA(nn.Module):
             )
         return target, self.predictor(memory, ~target.valid)
 
+    @torch.no_grad()
+    def _remember_spread(self, target: Target) -> None:
+        """The mean over ranks, which all then agree on."""
+        if self._provider.learned:
+            spread = _spread(target.value if target.judged is None else target.judged, target.valid)
+            total, ranks = sum_over_ranks(torch.stack([spread, torch.ones_like(spread)]))
+            self.first_spread.copy_(total / ranks)
+
     def _counts(self, target: Target) -> torch.Tensor:
         counts = target.valid.clone()
         if self.drop_first:
@@ -144,12 +163,11 @@ class ACTJEPA(nn.Module):
         return self.targets  # type: ignore[return-value]
 
 
-def _std_between_samples(target: torch.Tensor, valid: torch.Tensor) -> float:
+def _spread(target: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
     """Standard deviation of targets [B, K, D] over samples, meaned over steps and features.
 
     Of samples that end before the episode does, if there are two: how much is padded differs and shows in a target.
     """
     whole = valid.all(1)
-    if int(whole.sum()) >= 2:
-        return float(target[whole].std(0).mean())
-    return float(target[:, 0].std(0).mean())
+    rows = target[whole] if int(whole.sum()) >= 2 else target[:, :1]
+    return at_least_fp32(rows).std(0, correction=0).mean()

@@ -10,6 +10,7 @@ from torch import nn
 from policies.imitation.batches import ChunkBatch, ObservationError
 from policies.imitation.context import ContextEncoder, StateSequence, StateTransformer
 from policies.imitation.vision import ImageTokens
+from worldmodel.distributed import at_least_fp32
 from worldmodel.nn.batch_norm import SyncedBatchNorm1d
 from worldmodel.planning.noise import generators
 from worldmodel.regularizers import SIGReg
@@ -23,11 +24,13 @@ class Target:
     Attributes:
         value: [B, K, D].
         valid: [B, K] bool, false past the end of the episode.
+        judged: [B, K, D], by whose spread a collapse is told where that of `value` is fixed.
         terms: weighted loss terms of the target's own.
     """
 
     value: torch.Tensor
     valid: torch.Tensor
+    judged: torch.Tensor | None = None
     terms: Mapping[str, tuple[float, torch.Tensor]] = field(default_factory=dict)
 
 
@@ -94,15 +97,14 @@ class SharedLatentTargets(nn.Module):
     def forward(self, batch: ChunkBatch, context: ContextEncoder, step: int) -> Target:
         """Latents [B, T, D] with gradient, and the term `loss/sigreg`."""
         latents, valid = context.transformer(sequence_of(batch)), ~batch.state_is_pad
-        normed = self.norm(self.project(latents[valid]))
-        value = latents.new_zeros(latents.shape, dtype=normed.dtype).masked_scatter(
-            valid.unsqueeze(-1), normed
-        )
+        projected = self.project(latents)
+        value = _normed(self.norm, projected, valid)
         uniform = [torch.rand(self.tests, generator=g) for g in generators(batch.seeds, step, _CPU)]
         drawn = (torch.stack(uniform).to(value.device) * valid.sum(1, keepdim=True)).long()
         rows = torch.arange(len(value), device=value.device).unsqueeze(1)
         statistic = self.sigreg(value[rows, drawn].transpose(0, 1), step=step)
-        return Target(value=value, valid=valid, terms={"loss/sigreg": (self.weight, statistic)})
+        terms = {"loss/sigreg": (self.weight, statistic)}
+        return Target(value=value, valid=valid, judged=projected, terms=terms)
 
     def update(self, context: ContextEncoder, *, progress: float) -> dict[str, float]:
         return {}
@@ -122,7 +124,11 @@ class RawStateTargets(nn.Module):
 
 
 class ImageTargets(nn.Module):
-    """Layer-normalised mean image tokens of coming frames, without gradient.
+    """Mean image tokens of coming frames, each feature standardised over the frames of the batch, without gradient.
+
+    What all pictures have in common (positions, the scene) is most of a feature, and an error would hardly show whether
+    the rest is predicted: without this the mean target is off by 0.03. Outside of training running statistics stand in
+    for those of the batch.
 
     Args:
         vision: image tokens of the context encoder, or a pretrained one.
@@ -136,11 +142,17 @@ class ImageTargets(nn.Module):
     def __init__(self, vision: ImageTokens, *, stride: int, momentum: float | None = 0.996) -> None:
         super().__init__()
         self.stride, self.follows = stride, momentum is not None
-        self.teacher = EMATarget(vision, momentum=momentum or 0.0, copy_buffers=True).eval()
+        self.teacher = EMATarget(vision, momentum=momentum or 0.0, copy_buffers=True)
+        # Untrained features vary by 0.004 and less.
+        self.norm = SyncedBatchNorm1d(vision.project.out_channels, affine=False, eps=1e-10)
+        self.train(self.training)
 
     def train(self, mode: bool = True) -> "ImageTargets":
-        return super().train(False)
+        super().train(mode)
+        self.teacher.eval()
+        return self
 
+    @torch.no_grad()
     def forward(self, batch: ChunkBatch, context: ContextEncoder, step: int) -> Target:
         """Features [B, K, D] of the frames of steps 0, stride, 2 stride, ...
 
@@ -155,13 +167,21 @@ class ImageTargets(nn.Module):
                 f"image_stride={self.stride}"
             )
         tokens = self.teacher(context.vision, batch.images.flatten(0, 1))
-        features = nn.functional.layer_norm(tokens.mean(1), tokens.shape[-1:])
-        return Target(value=features.unflatten(0, valid.shape), valid=valid)
+        features = at_least_fp32(tokens).mean(1).unflatten(0, valid.shape)
+        # Running statistics begin with the first batch, not with a variance of 1, ten thousand times what there is.
+        self.norm.momentum = max(0.1, 1 / (1 + step))
+        return Target(value=_normed(self.norm, features, valid), valid=valid, judged=features)
 
     def update(self, context: ContextEncoder, *, progress: float) -> dict[str, float]:
         if not self.follows or context.vision is None:
             return {}
         return {"ema_momentum": self.teacher.update(context.vision, progress=progress)}
+
+
+def _normed(norm: SyncedBatchNorm1d, features: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    """Features [B, K, D] normalised over the valid steps, zeros elsewhere."""
+    normed = norm(features[valid])
+    return features.new_zeros(features.shape, dtype=normed.dtype).masked_scatter(valid.unsqueeze(-1), normed)
 
 
 def sequence_of(batch: ChunkBatch) -> StateSequence:
