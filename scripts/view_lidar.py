@@ -96,7 +96,12 @@ class Looked:
                 boxes=torch.zeros(0, 7), scores=torch.zeros(0), labels=torch.zeros(0, dtype=torch.int64)
             )
         cloud = collate([Sample(points=kept, frame_id=ref.frame_id, seed=0)])
-        found = self.detector.detect(DetectionBatch(points=cloud))[0]
+        try:
+            found = self.detector.detect(DetectionBatch(points=cloud))[0]
+        except (RuntimeError, ValueError) as error:  # most often: features per point
+            raise ValueError(
+                f"{ref.path}: this detector cannot read points of {points.shape[1]} numbers ({error})"
+            ) from error
         good = found.scores >= self.score
         return Detections(**{name: values[good] for name, values in vars(found).items()})
 

@@ -71,9 +71,10 @@ def _frame(frame: MarkedFrame, most_points: int) -> dict[str, Any]:
 
 
 def _text(frame: MarkedFrame, place: int) -> str:
-    score = frame.scores[place]
+    score, mark = frame.scores[place], frame.marks[place]
     told = "" if np.isnan(score) else f" {score:.2f}"
-    return f"{frame.names[place]}{told}, {frame.marks[place].value}"
+    # The many objects out of range would bury the others under their texts.
+    return f"{frame.names[place]}{told}" + ("" if mark == Mark.UNCOUNTED else f", {mark.value}")
 
 
 def _rounded(values: np.ndarray) -> list[Any]:

@@ -16,7 +16,7 @@ from lidar.detection.marked import EDGES, MarkedFrame, box_corners, heading_stro
 # GLFW's numbers of the arrow keys; letters are their upper-case codes.
 RIGHT, LEFT = 262, 263
 HELP = "right, N: next frame; left, P: previous frame; L, D: labels, detections on and off; Q: quit"
-_BACKGROUND = (0.063, 0.078, 0.102)
+_BACKGROUND = (0.965, 0.969, 0.976)
 
 
 class NoDisplay(RuntimeError):
@@ -110,7 +110,7 @@ def show(browser: Browser, *, title: str = "LiDAR") -> None:
         frame = browser.frame()
         ends, pairs, colours = browser.lines()
         cloud.points = o3d.utility.Vector3dVector(frame.points[:, :3].astype(np.float64))
-        cloud.colors = o3d.utility.Vector3dVector(heat(frame.points))
+        cloud.colors = o3d.utility.Vector3dVector(shades(frame.points))
         lines.points = o3d.utility.Vector3dVector(ends)
         lines.lines = o3d.utility.Vector2iVector(pairs.astype(np.int32))
         lines.colors = o3d.utility.Vector3dVector(colours)
@@ -151,9 +151,9 @@ def show(browser: Browser, *, title: str = "LiDAR") -> None:
     window.destroy_window()
 
 
-def heat(points: np.ndarray) -> np.ndarray:
-    """Colour [N, 3] in 0..1 by height above the ground, 0 to 3 m."""
+def shades(points: np.ndarray) -> np.ndarray:
+    """Colour [N, 3] in 0..1 by height above the ground: light there, dark from 3 m on."""
     if not len(points):
         return np.zeros((0, 3))
     share = np.clip((points[:, 2:3] - np.percentile(points[:, 2], 10)) / 3, 0, 1)
-    return np.array([70.0, 95.0, 135.0]) / 255 + share * np.array([170.0, 110.0, 30.0]) / 255
+    return (np.array([185.0, 190.0, 200.0]) - share * np.array([150.0, 145.0, 135.0])) / 255

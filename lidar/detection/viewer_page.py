@@ -3,11 +3,11 @@
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>@TITLE@</title>
 <style>
-html, body { margin: 0; height: 100%; background: #10141a; color: #d5dae2; font: 13px/1.5 system-ui, sans-serif; }
+html, body { margin: 0; height: 100%; background: #f6f7f9; color: #1c2330; font: 13px/1.5 system-ui, sans-serif; }
 canvas { display: block; width: 100vw; height: 100vh; cursor: grab; }
-#bar { position: fixed; top: 0; left: 0; right: 0; padding: .4em .8em; background: #10141acc; }
-#bar > * { margin-right: .7em; } #help { position: fixed; bottom: .5em; left: .8em; color: #8b95a5; }
-button, select { background: #232a34; color: inherit; border: 1px solid #3a4452; border-radius: 4px;
+#bar { position: fixed; top: 0; left: 0; right: 0; padding: .4em .8em; background: #f6f7f9cc; }
+#bar > * { margin-right: .7em; } #help { position: fixed; bottom: .5em; left: .8em; color: #5a6474; }
+button, select { background: #ffffff; color: inherit; border: 1px solid #c3c9d2; border-radius: 4px;
 padding: .15em .6em; max-width: 40vw; }
 </style></head><body>
 <canvas id="view"></canvas>
@@ -21,7 +21,7 @@ T: from above &middot; R: reset &middot; L, D: labels, detections</div>
 "use strict";
 const EDGES = @EDGES@;
 const FRAMES = @FRAMES@;
-const HOME = {azimuth: Math.PI, elevation: 0.45, distance: 45, target: [12, 0, -1]};
+const HOME = {azimuth: Math.PI, elevation: 0.45, distance: 32, target: [10, 0, -1]};
 const FOCAL = 1.1;  // of the shorter side of the canvas
 const NEAR = 0.5;   // metres before the camera
 
@@ -55,10 +55,10 @@ function cut(a, b) {
   return [a[2] < NEAR ? at(a, b) : a, b[2] < NEAR ? at(b, a) : b];
 }
 
-// Red, green, blue of a height above the ground, 0 to 3 m.
-function heat(height) {
+// Red, green, blue of a height above the ground: light there, dark from 3 m on.
+function shade(height) {
   const t = Math.min(1, Math.max(0, height / 3));
-  return [70 + 170 * t, 95 + 110 * t, 135 + 30 * t];
+  return [185 - 150 * t, 190 - 145 * t, 200 - 135 * t];
 }
 
 // The height below which a tenth of the points lie.
@@ -90,13 +90,13 @@ function start() {
     const scale = FOCAL * Math.min(w, h), camera = cameraOf(view), frame = FRAMES[place];
     const image = pen.createImageData(w, h), pixels = image.data, {p, low} = pointsOf(place);
     for (let i = 0; i < pixels.length; i += 4) {
-      pixels[i] = 16; pixels[i + 1] = 20; pixels[i + 2] = 26; pixels[i + 3] = 255;
+      pixels[i] = 246; pixels[i + 1] = 247; pixels[i + 2] = 249; pixels[i + 3] = 255;
     }
     for (let i = 0; i < p.length; i += 3) {
       const s = seen(camera, p[i] / 100, p[i + 1] / 100, p[i + 2] / 100);
       if (s[2] < NEAR) continue;
       const u = Math.round(w / 2 + scale * s[0] / s[2]), v = Math.round(h / 2 - scale * s[1] / s[2]);
-      const size = s[2] < 25 ? Math.ceil(2 * ratio) : Math.ceil(ratio), colour = heat((p[i + 2] - low) / 100);
+      const size = s[2] < 25 ? Math.ceil(2 * ratio) : Math.ceil(ratio), colour = shade((p[i + 2] - low) / 100);
       for (let a = Math.max(0, u); a < Math.min(w, u + size); a++)
         for (let b = Math.max(0, v); b < Math.min(h, v + size); b++) {
           const k = 4 * (b * w + a);
