@@ -1,9 +1,11 @@
 """What train_policy.py takes over from other runs: image encoders of world models, context encoders of policies."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 from imitation import load_policy
+from runs import locate
 from torch import nn
 from world_models import load_world_model
 
@@ -11,22 +13,36 @@ from policies.imitation.context import ContextEncoder
 from policies.imitation.policy import ImitationPolicy
 from policies.imitation.vision import ImageTokens
 from worldmodel.training.checkpoints import load_strict
+from worldmodel.training.run_folder import RunFolderError
 
 Settings = dict[str, Any]
 
 
-def with_backbone(settings: Settings) -> Settings:
-    """The settings, completed by how the encoder of backbone.run is built: policies are loaded without that run."""
-    given = settings["backbone"]
-    if not given["run"]:
-        return settings
-    known = load_world_model(Path(given["run"])).settings["world_model"]
-    built_as = {
-        "encoder": known["encoder"],
-        "embed_dim": known["embed_dim"],
-        "options": known["encoder_options"],
-    }
-    return {**settings, "backbone": {**given, "built_as": built_as}}
+def completed(settings: Settings) -> Settings:
+    """The settings with what they take from other runs: how the encoder of backbone.run is built (policies are loaded
+    without that run), and which episodes the policy of start.run has seen (`training_seeds`).
+
+    Raises:
+        RunFolderError: if they are no such runs.
+    """
+    given, start = settings["backbone"], settings["start"]["run"]
+    if given["run"]:
+        world_model = load_world_model(Path(given["run"]))
+        known = world_model.settings["world_model"]
+        built_as = {
+            "encoder": known["encoder"],
+            "embed_dim": known["embed_dim"],
+            "options": known["encoder_options"],
+            "image_size": getattr(world_model.model.encoder, "image_size", None),
+        }
+        settings = {**settings, "backbone": {**given, "built_as": built_as}}
+    if start:
+        run, _ = locate(Path(start))
+        seen = json.loads(run.config.read_text()).get("training_seeds")
+        if seen is None:
+            raise RunFolderError(f"{run.config} does not say which episodes were trained on: train it again")
+        settings = {**settings, "training_seeds": seen}
+    return settings
 
 
 def load_pretrained(made: ImitationPolicy, settings: Settings) -> None:

@@ -44,7 +44,8 @@ class ImageTokens(nn.Module):
             with a `stages` module, as `worldmodel.nn.convnet.ConvNet`.
         channels: C.
         dim: D of the tokens.
-        frozen: keep the backbone as it is: no gradient, and evaluation mode for ever. For pretrained encoders.
+        frozen: keep the backbone as it is: no gradient, and evaluation mode for ever. For pretrained encoders. What
+            comes after the stages of an encoder is always frozen: it is not read, and DDP wants gradients of the rest.
     """
 
     def __init__(self, *, backbone: nn.Module, channels: int, dim: int, frozen: bool = False) -> None:
@@ -55,6 +56,9 @@ class ImageTokens(nn.Module):
             )
         self.backbone, self.frozen = backbone, frozen
         self.project = nn.Conv2d(channels, dim, 1)
+        if not hasattr(backbone, "feature_map"):
+            self.backbone.requires_grad_(False)
+            backbone.stages.requires_grad_(True)
         if frozen:
             self.backbone.requires_grad_(False).eval()
 
@@ -84,11 +88,13 @@ class Backbone:
     Attributes:
         encoder: convnet or resnet18, which have maps.
         embed_dim, options: as the world model was built with.
+        image_size: (height, width) it was trained on, if it is another network for other sizes, as the convnet is.
         frozen: keep it as it is.
     """
 
     encoder: str
     embed_dim: int
+    image_size: tuple[int, int] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     frozen: bool = True
 
@@ -96,12 +102,17 @@ class Backbone:
         """Untrained image tokens of width `dim` for images of a size (height, width); load the pretrained weights.
 
         Raises:
-            ValueError: if the encoder has no map of features.
+            ValueError: if the encoder has no map of features, or is for images of another size.
         """
         if self.encoder not in ("convnet", "resnet18"):
             raise ValueError(
                 f"the pretrained encoder is a {self.encoder}, and a policy reads maps: pretrain with "
                 f"world_model.encoder=convnet or resnet18"
+            )
+        if self.image_size is not None and tuple(self.image_size) != tuple(image_size):
+            raise ValueError(
+                f"the pretrained {self.encoder} was trained on images of {tuple(self.image_size)}, the policy sees "
+                f"{tuple(image_size)}: record or pretrain at the other size"
             )
         made = build_encoder(self.encoder, (3, *image_size), dim=self.embed_dim, options=self.options)
         with torch.no_grad():

@@ -213,6 +213,28 @@ def test_the_image_encoder_of_a_world_model_is_used_frozen_or_trained_on(frozen:
     assert all(torch.equal(before[name], b) for name, b in encoder.named_buffers()) is frozen
 
 
+def test_a_convnet_is_that_of_its_image_size_and_its_unread_layers_are_frozen() -> None:
+    """Strides depend on the size: weights for 64 pixels load into the network for 16, and mean nothing there."""
+    seen = interface(images=True)
+    backbone = Backbone(encoder="convnet", embed_dim=32, image_size=(16, 16), frozen=False)
+    made = build_policy(
+        "act", interface=seen, sizes=TINY, statistics=policy("act").statistics, backbone=backbone
+    )
+    made.training_step(batch("image"), 0).total.backward()
+    assert not [name for name, p in made.named_parameters() if p.requires_grad and p.grad is None]
+    assert made.network.context.vision.backbone.stages[0].weight.grad is not None  # type: ignore[union-attr, index]
+    with pytest.raises(ValueError, match=r"trained on images of \(64, 64\), the policy sees \(16, 16\)"):
+        build_network("act", interface=seen, sizes=TINY, backbone=replace(backbone, image_size=(64, 64)))
+
+
+def test_a_flow_draws_where_its_generators_are() -> None:
+    """Rollouts draw on the CPU whatever the device of the policy; the device without numbers stands for another."""
+    made, seen = policy("flow").eval(), batch("flow").observation
+    away = made.network.to("meta")
+    for source in (noise(), [noise(i) for i in range(8)]):
+        assert away.sample(seen.to("meta"), source).shape == (8, C, 2)  # type: ignore[operator]
+
+
 def test_a_backbone_needs_a_map_and_a_policy_that_sees_pictures() -> None:
     backbone = Backbone(encoder="patch_mlp", embed_dim=16)
     with pytest.raises(ValueError, match="convnet or resnet18"):
