@@ -15,6 +15,10 @@ STATE, ENVIRONMENT, IMAGE = "observation.state", "observation.environment_state"
 ACTION, SUCCESS, SEED = "action", "next.success", "seed"
 
 
+class MissingColumn(ValueError):
+    """A data set lacks a column that is to be read."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Demonstration:
     """T steps of an expert. `action[t]` was chosen on seeing what row t of the others holds.
@@ -95,7 +99,7 @@ def load_demonstrations(
         environment: its column; None for none, and a data set may lack the default one.
 
     Raises:
-        KeyError: if the data set lacks a column, naming those it has.
+        MissingColumn: naming those it has.
         ValueError: if it lacks a task, naming those it has, or the columns are no demonstration.
         FileNotFoundError: if `root` is no data set.
         envs.lerobot.DatasetFormatError: if the data set is damaged.
@@ -108,9 +112,13 @@ def load_demonstrations(
     columns = {"state": state, "action": action}
     if environment is not None and (environment != ENVIRONMENT or ENVIRONMENT in dataset.features):
         columns["environment"] = environment
-    for key in columns.values():
-        dataset.feature(key)
     picture = IMAGE if image is True else image or None
+    for key in [*columns.values(), *([picture] if picture else [])]:
+        if key not in dataset.features:
+            without = "; without pictures: image=False (observe.image=false)" if key == picture else ""
+            raise MissingColumn(
+                f"{root} has no column {key!r}, only {', '.join(dataset.features)}: name another one{without}"
+            )
     if picture is not None and not dataset.feature(picture).visual:
         raise ValueError(
             f"{root}: {picture!r} holds no pictures; name their column, or load with image=False"
@@ -134,6 +142,20 @@ def load_demonstrations(
             )
         )
     return found
+
+
+def action_bounds(root: str | Path, *, action: str = ACTION) -> tuple[np.ndarray, np.ndarray] | None:
+    """Lowest and highest action [Da] that a recording of this project stores with its actions, None if there are none.
+
+    Raises:
+        FileNotFoundError: if `root` is no data set.
+    """
+    from envs.lerobot import LeRobotDataset
+
+    info = LeRobotDataset(root).features[action].info
+    if not {"low", "high"} <= info.keys():
+        return None
+    return np.asarray(info["low"], np.float32), np.asarray(info["high"], np.float32)
 
 
 def _vectors(rows: np.ndarray) -> np.ndarray:

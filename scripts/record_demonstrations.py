@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from envs.manipulation import EnvOptions, NoExpertError, RolloutSettings, env_names, make_env
 from envs.manipulation.recording import RecordingError, RecordingSettings, Tally, record
 from envs.manipulation.registry import SUITES
-from envs.manipulation.rendering import PRESETS
+from envs.manipulation.rendering import PRESETS, RenderError
 
 if TYPE_CHECKING:
     from policies.sb3_experts import SB3Experts
@@ -146,7 +146,7 @@ def main(arguments: list[str] | None = None) -> None:
             make=make_env if trained is None else trained,
             report=bar,
         )
-    except (ValueError, ImportError, RecordingError, NoExpertError) as error:
+    except (ValueError, ImportError, RecordingError, NoExpertError, RenderError) as error:
         parser.error(str(error))
     except KeyboardInterrupt:
         sys.exit("interrupted; the same command goes on from here")

@@ -15,7 +15,7 @@ from envs.demonstrations import ACTION, ENVIRONMENT, IMAGE, SEED, STATE, SUCCESS
 from envs.lerobot import Feature, LeRobotDataset, LeRobotWriter
 from envs.lerobot.schema import write_json
 from envs.manipulation.protocol import ManipulationEnv
-from envs.manipulation.registry import make_env
+from envs.manipulation.registry import EnvOptions, make_env
 from envs.manipulation.rollout import RolloutSettings
 from envs.manipulation.workers import Make, Workers
 
@@ -93,7 +93,8 @@ def record(
     Raises:
         RecordingError: if the folder was recorded with other settings, an expert fails `MAX_FAILURES` times in a row,
             or a worker process is killed.
-        ValueError: on an unknown name, or a folder that holds something else.
+        ValueError: on an unknown name, environments that do not fit in one data set, or a folder that holds something
+            else.
     """
     suites = {name.partition("/")[0] for name in names}
     if episodes < 1 or len(suites) != 1 or len(set(names)) != len(names):
@@ -101,10 +102,8 @@ def record(
             f"at least one episode of different environments of one suite is needed, got {episodes} of {[*names]}"
         )
     root = Path(root)
-    env = make(names[0], settings.rollout.options)
-    features, fps = demonstration_features(env, settings), env.fps
-    env.close()
     _check_settings(root, settings)
+    features, fps = _common_features(names, settings, make)
     with (
         LeRobotWriter(
             root, features=features, fps=fps, robot_type=suites.pop(), codec=settings.codec
@@ -151,6 +150,28 @@ def _attempts(
                 "a worker process was ended from outside, perhaps for want of memory: the same command with fewer "
                 "workers goes on from here"
             ) from error
+
+
+def _common_features(
+    names: Sequence[str], settings: RecordingSettings, make: Make
+) -> tuple[dict[str, Feature], float]:
+    """Features and frames per second of all environments, before hours are spent on the first."""
+    found: dict[str, tuple[dict[str, Feature], float]] = {}
+    for name in names:
+        env = make(name, settings.rollout.options)
+        found[name] = demonstration_features(env, settings), env.fps
+        env.close()
+        if found[name] != found[names[0]]:
+            raise ValueError(
+                f"{name} and {names[0]} do not fit in one data set ({_told(found[name])} and "
+                f"{_told(found[names[0]])}): record them into folders of their own"
+            )
+    return found[names[0]]
+
+
+def _told(described: tuple[dict[str, Feature], float]) -> str:
+    features, fps = described
+    return ", ".join(f"{key} {list(feature.shape)}" for key, feature in features.items()) + f", {fps:g} fps"
 
 
 def demonstration_features(env: ManipulationEnv, settings: RecordingSettings) -> dict[str, Feature]:
@@ -207,6 +228,14 @@ def _check_settings(root: Path, settings: RecordingSettings) -> None:
             f"{root} was recorded with other settings ({'; '.join(differences)}): give another folder, or the same "
             "settings"
         )
+
+
+def recorded_options(root: str | Path) -> EnvOptions | None:
+    """Of the environments that a data set was recorded from, None if it is not a recording of this project."""
+    path = Path(root) / SETTINGS_PATH
+    if not path.is_file():
+        return None
+    return EnvOptions(**json.loads(path.read_text(encoding="utf-8"))["rollout"]["options"])
 
 
 def _tallies(root: Path, settings: RecordingSettings, *, count: int) -> dict[str, Tally]:

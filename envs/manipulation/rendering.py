@@ -18,6 +18,10 @@ import numpy as np
 from envs.gym_base import require
 
 
+class RenderError(RuntimeError):
+    """MuJoCo cannot draw on this machine, or no longer."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class RenderPreset:
     """What is drawn beside the bare surfaces.
@@ -96,7 +100,7 @@ class SceneRenderer:
 
     Raises:
         ValueError: on an unknown preset or a size that is not positive.
-        RuntimeError: if no OpenGL context can be made.
+        RenderError: if no OpenGL context can be made.
     """
 
     def __init__(self, model: Any, *, size: int, preset: str, camera: Any, flip: bool = False) -> None:
@@ -113,7 +117,7 @@ class SceneRenderer:
         try:
             self._renderer = mujoco.Renderer(model, size, size)
         except Exception as error:  # each backend has its own kinds
-            raise RuntimeError(
+            raise RenderError(
                 f"cannot draw with MUJOCO_GL={os.environ.get('MUJOCO_GL', '')!r} ({error}): install libegl1 and "
                 "libgl1-mesa-dri and set MUJOCO_GL=egl, or libosmesa6 and MUJOCO_GL=osmesa"
             ) from error
@@ -134,13 +138,13 @@ class SceneRenderer:
         """The state of a mujoco.MjData as [size, size, 3] uint8.
 
         Raises:
-            RuntimeError: if the picture is black, as it is after the OpenGL context was lost.
+            RenderError: if the picture is black, as it is after the OpenGL context was lost.
         """
         self._renderer.update_scene(data, camera=self._camera)
         self._renderer.scene.flags[self._off] = 0
         image = self._renderer.render()
         if not image.any():
-            raise RuntimeError(
+            raise RenderError(
                 f"a black picture: the OpenGL context was lost (MUJOCO_GL={os.environ.get('MUJOCO_GL', '')!r}); "
                 "do not close other renderers of the process, or set MUJOCO_GL=egl"
             )

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from envs.demonstrations import Demonstration, load_demonstrations
+from envs.demonstrations import Demonstration, MissingColumn, action_bounds, load_demonstrations
 
 
 def fields(**changes: Any) -> dict[str, Any]:
@@ -80,14 +80,19 @@ def test_a_foreign_data_set(foreign: Path) -> None:
     assert found[0].image.shape == (4, 4, 6, 3)
     assert np.array_equal(found[0].image[..., 0], found[0].image[..., 2])
     assert found[0].environment is None
+    assert action_bounds(foreign) is None
 
 
 @pytest.mark.parametrize(
     ("arguments", "kind", "complaint"),
     [
-        ({}, KeyError, "no feature 'observation.state'; it has observation.pose"),
-        ({"state": "observation.pose"}, KeyError, "no feature 'observation.image'"),
-        ({"state": "observation.pose", "environment": "objects"}, KeyError, "no feature 'objects'"),
+        ({}, MissingColumn, "no column 'observation.state', only observation.pose"),
+        (
+            {"state": "observation.pose"},
+            MissingColumn,
+            r"no column 'observation.image'.*observe\.image=false",
+        ),
+        ({"state": "observation.pose", "environment": "objects"}, MissingColumn, "no column 'objects'"),
         ({"state": "observation.pose", "image": "action"}, ValueError, "holds no pictures"),
         (
             {"state": "observation.pose", "tasks": ["lift", "fly"]},

@@ -18,12 +18,12 @@ import pytest
 pytest.importorskip("gymnasium")
 pytest.importorskip("pyarrow")
 
-from envs.demonstrations import Demonstration, load_demonstrations
+from envs.demonstrations import Demonstration, MissingColumn, action_bounds, load_demonstrations
 from envs.lerobot import LeRobotDataset
 from envs.manipulation import EnvOptions, RolloutSettings, demonstrate, make_env
-from envs.manipulation.recording import RecordingError, RecordingSettings, Tally, record
+from envs.manipulation.recording import RecordingError, RecordingSettings, Tally, record, recorded_options
 from envs.manipulation.workers import Workers
-from tests.envs.manipulation import toy  # noqa: F401 - registers the suite
+from tests.envs.manipulation import toy
 
 OPTIONS = EnvOptions(image_size=8)
 SETTINGS = RecordingSettings(rollout=RolloutSettings(options=OPTIONS, noise=0.2))
@@ -85,7 +85,7 @@ def test_without_pictures(tmp_path: Path) -> None:
     settings = RecordingSettings(rollout=RolloutSettings(options=OPTIONS, image=False))
     record(tmp_path, names=NAMES[:1], episodes=1, settings=settings)
     assert load_demonstrations(tmp_path, image=False)[0].image is None
-    with pytest.raises(KeyError, match=r"observation\.image"):
+    with pytest.raises(MissingColumn, match=r"observation\.image"):
         load_demonstrations(tmp_path)
 
 
@@ -103,6 +103,21 @@ def test_other_settings_are_refused(recorded: Path) -> None:
     other = RecordingSettings(rollout=RolloutSettings(options=OPTIONS, noise=0.3))
     with pytest.raises(RecordingError, match=r"other settings.*'noise': 0.2.*now.*'noise': 0.3"):
         record(recorded, names=NAMES, episodes=3, settings=other)
+
+
+def test_environments_that_do_not_fit_in_one_data_set_are_refused_before_the_first_episode(
+    tmp_path: Path,
+) -> None:
+    def make(name: str, options: EnvOptions) -> toy.ToyReach:
+        made = toy.ToyReach(name.partition("/")[2], options)
+        made.fps = 20.0 if name == "toy/reach-too" else 10.0
+        return made
+
+    with pytest.raises(
+        ValueError, match=r"toy/reach-too and toy/reach do not fit.*20 fps and .*10 fps.*folders of their"
+    ):
+        record(tmp_path, names=NAMES, episodes=3, settings=SETTINGS, make=make)
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_expert_that_never_succeeds_is_an_error(tmp_path: Path) -> None:
@@ -203,3 +218,8 @@ def test_settings_are_beside_the_data(recorded: Path) -> None:
     described = json.loads((recorded / "meta" / "recording.json").read_text())
     assert described["rollout"]["noise"] == 0.2
     assert "mujoco" in described["versions"]
+    assert recorded_options(recorded) == OPTIONS
+    bounds = action_bounds(recorded)
+    assert bounds is not None
+    assert [edge.tolist() for edge in bounds] == [[-1, -1], [1, 1]]
+    assert recorded_options(recorded.parent) is None

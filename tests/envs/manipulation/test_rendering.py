@@ -9,7 +9,7 @@ import pytest
 
 mujoco = pytest.importorskip("mujoco")
 
-from envs.manipulation.rendering import SceneRenderer, _headless_backend, require_mujoco  # noqa: E402
+from envs.manipulation.rendering import RenderError, SceneRenderer, _headless_backend, require_mujoco  # noqa: E402
 
 SCENE = """<mujoco><worldbody><light pos="0 0 3"/><camera name="above" pos="0 0 2"/>
 <geom name="ball" type="sphere" size=".2" pos=".5 .2 0" rgba="{} 0 0 1"/></worldbody></mujoco>"""
@@ -43,7 +43,7 @@ def test_a_black_picture_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     model, data = scene(1.0)
     renderer = SceneRenderer(model, size=16, preset="fast", camera="above")
     monkeypatch.setattr(renderer._renderer, "render", lambda: np.zeros((16, 16, 3), np.uint8))
-    with pytest.raises(RuntimeError, match="a black picture"):
+    with pytest.raises(RenderError, match="a black picture"):
         renderer.draw(data)
     renderer.close()
 
@@ -53,7 +53,7 @@ def test_without_opengl_the_error_names_the_packages(monkeypatch: pytest.MonkeyP
         raise ImportError("no device")
 
     monkeypatch.setattr(mujoco, "Renderer", fail)
-    with pytest.raises(RuntimeError, match=r"no device.*install libegl1"):
+    with pytest.raises(RenderError, match=r"no device.*install libegl1"):
         SceneRenderer(scene(1.0)[0], size=16, preset="fast", camera="above")
 
 
