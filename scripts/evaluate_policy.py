@@ -8,23 +8,23 @@ The same command goes on where it was stopped.
 
 import shlex
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import hydra
 import numpy as np
 import torch
-from imitation import LoadedPolicy, load_policy
+from imitation import LoadedPolicy, env_options, load_policy
 from omegaconf import DictConfig, OmegaConf
 from settings import USER_ERRORS
 from tqdm import tqdm
 
-from envs.manipulation import EnvOptions, NoExpertError, make_env
+from envs.manipulation import NoExpertError, make_env
+from envs.manipulation.rendering import RenderError
 from policies.episode_files import EpisodeFileError
 from policies.evaluation import check_nothing_left_out
-from policies.imitation.batches import ObservationError
 from policies.imitation.closed_loop import (
-    Actor,
     Execution,
     ExpertActor,
     PolicyActor,
@@ -40,31 +40,13 @@ from worldmodel.training.provenance import provenance
 BASELINES: dict[str, type[RandomActor] | type[ExpertActor]] = {"random": RandomActor, "expert": ExpertActor}
 
 
-def options_of(settings: dict[str, Any], loaded: list[LoadedPolicy]) -> EnvOptions:
-    """Of the environments; pictures are as large as those the policies were trained on.
-
-    Raises:
-        ValueError: if policies were trained on pictures of different sizes.
-    """
-    chosen = {k: v for k, v in settings["env"].items() if v is not None}
-    sizes = {m.policy.interface.image_size for m in loaded} - {None}
-    if len(sizes) > 1 or any(size is not None and size[0] != size[1] for size in sizes):
-        raise ValueError(f"policies see pictures of {sizes}: evaluate them apart")
-    for size in sizes:
-        if size is not None and chosen.setdefault("image_size", size[0]) != size[0]:
-            raise ValueError(
-                f"env.image_size={chosen['image_size']}, but the policies see {size[0]} x {size[0]}"
-            )
-    return EnvOptions(**chosen)
-
-
 def arms_of(settings: dict[str, Any], loaded: dict[str, list[LoadedPolicy]]) -> list[Arm]:
     """Baselines and policies.
 
     Raises:
-        ValueError: on an unknown agent.
+        ValueError: on an unknown agent, or an execution that does not suit a policy.
     """
-    arms = []
+    arms, chosen = [], Execution(**settings["execution"])
     for name in settings["agents"]:
         if name not in BASELINES:
             raise ValueError(
@@ -72,21 +54,25 @@ def arms_of(settings: dict[str, Any], loaded: dict[str, list[LoadedPolicy]]) -> 
             )
         arms.append(Arm(name=name, actors=(BASELINES[name](),), settings=({},)))
     for name, family in loaded.items():
-        actors: list[Actor] = []
+        actors: list[PolicyActor] = []
         for model in family:
-            chosen = Execution(**settings["execution"]) if not model.memory else Execution(execute=1)
-            actors.append(
-                PolicyActor(model.policy, execution=chosen, memory=model.memory, device=settings["device"])
-            )
+            try:
+                actors.append(
+                    PolicyActor(
+                        model.policy, execution=chosen, memory=model.memory, device=settings["device"]
+                    )
+                )
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from error
         described = tuple(
             {
                 "policy": m.settings["policy"],
                 "seed": m.settings["seed"],
-                "execution": settings["execution"],
+                "execution": asdict(actor.execution),
                 "checkpoint": str(m.checkpoint),
                 "fingerprint": fingerprint(m.checkpoint),
             }
-            for m in family
+            for m, actor in zip(family, actors, strict=True)
         )
         arms.append(Arm(name=name, actors=tuple(actors), settings=described))
     return arms
@@ -103,8 +89,11 @@ def videos(arms: list[Arm], result: PolicyResult, folder: Path, count: int) -> N
             def shoot(row: int, seat: Seat, shots: list[np.ndarray] = shots) -> None:
                 shots.append(seat.env.render())
 
-            run_task(arm.actors[0], envs=[env], seeds=[episode.seed], max_steps=env.max_steps, on_step=shoot)
-            outcome = "success" if episode.success else "failure"
+            (again,) = run_task(
+                arm.actors[0], envs=[env], seeds=[episode.seed], max_steps=env.max_steps,
+                batch=result.protocol.batch, on_step=shoot,
+            )  # fmt: skip
+            outcome = "success" if again.success else "failure"
             name = f"{arm.name}_{episode.task.replace('/', '_')}_{episode.seed}_{outcome}.gif"
             write_video(folder / name, np.stack(shots[:: max(1, len(shots) // 100)]))
             env.close()
@@ -130,7 +119,7 @@ def run(settings: dict[str, Any]) -> None:
         tasks=tuple(tasks),
         split=settings["split"],
         episodes=settings["per_task"],
-        options=options_of(settings, everyone),
+        options=env_options(settings["env"], everyone),
         batch=settings["batch"],
     )
     arms = arms_of(settings, loaded)
@@ -138,7 +127,12 @@ def run(settings: dict[str, Any]) -> None:
     check_nothing_left_out({arm.name: arm.actors for arm in arms}, out)
     total = sum(len(a.actors) for a in arms) * len(tasks) * protocol.episodes
     with tqdm(total=total, unit="episode", disable=not settings["progress"]) as bar:
-        result = evaluate_arms(arms, protocol=protocol, folder=out, on_episode=lambda name, _: bar.update())
+        try:
+            result = evaluate_arms(
+                arms, protocol=protocol, folder=out, on_episode=lambda name, _: bar.update()
+            )
+        except NoExpertError as error:
+            raise ValueError(f"{error}: leave the expert out with agents=[random]") from error
     summary = result.summary()
     text = table(summary)
     episodes = {name: [[e.json() for e in run] for run in family] for name, family in result.runs.items()}
@@ -167,7 +161,7 @@ def main(config: DictConfig) -> None:
         words = shlex.join(["python", *sys.argv])
         print(f"stopped: what is finished is kept, go on with\n  {words}", file=sys.stderr)
         sys.exit(130)
-    except (*USER_ERRORS, EpisodeFileError, ObservationError, NoExpertError) as error:
+    except (*USER_ERRORS, EpisodeFileError, RenderError) as error:
         sys.exit(f"error: {error}")
 
 

@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> None:
         }
         export_policy(
             loaded.policy, args.folder, name=settings["policy"]["name"], sizes=Sizes(**settings["size"]),
-            backbone=backbone(settings), memory=loaded.memory, about=about,
+            backbone=backbone(settings), memory=loaded.memory, options=loaded.options, about=about,
         )  # fmt: skip
         policy = load_exported(args.folder).policy
     except (*USER_ERRORS, FileExistsError) as error:

@@ -1,7 +1,8 @@
 """Imitation policies as settings describe them: demonstrations, policies, and trained runs to roll out."""
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,12 @@ import numpy as np
 import torch
 from runs import locate
 
-from envs.demonstrations import Demonstration, load_demonstrations
-from envs.manipulation import make_env
+from envs.demonstrations import ACTION, Demonstration, action_bounds, load_demonstrations
+from envs.manipulation import EnvOptions
+from envs.manipulation.recording import recorded_options
 from policies.imitation.build import Auxiliary, Sizes, build_policy
-from policies.imitation.chunks import ChunkDataset, split_demonstrations
+from policies.imitation.chunks import ChunkDataset, check_apart, seeds_by_task, split_demonstrations
+from policies.imitation.export import ExportedPolicy
 from policies.imitation.policy import ImitationPolicy, Interface
 from policies.imitation.statistics import Statistics
 from policies.imitation.targets import momentum_of_run
@@ -26,11 +29,22 @@ Settings = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Demonstrations:
-    """The `demonstrations` group: training and held-out episodes, and which of the former hide their actions."""
+    """The `demonstrations` group.
+
+    Attributes:
+        training, heldout: episodes.
+        action_free: of the former, those that hide their actions.
+        failures_left_out: episodes of neither, because they did not succeed.
+        bounds: lowest and highest action [Da]; of the training episodes where the data set does not say.
+        options: of the environments they were recorded in, where the data set says.
+    """
 
     training: list[Demonstration]
     heldout: list[Demonstration]
     action_free: tuple[int, ...]
+    failures_left_out: int
+    bounds: tuple[np.ndarray, np.ndarray]
+    options: EnvOptions | None
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -41,35 +55,67 @@ def demonstrations(settings: Settings) -> Demonstrations:
     """Loaded and split by episode; which ones are trained on depends on split_seed alone.
 
     Raises:
-        ValueError: if there are fewer than asked for.
+        ValueError: if there are fewer than asked for, or what is held out was trained on before, by this policy or by
+            the one it starts from (`training_seeds` in the settings).
     """
-    chosen, seen = settings["demonstrations"], settings["observe"]
-    found = load_demonstrations(
-        chosen["root"],
-        tasks=chosen["tasks"],
-        image=bool(seen["image"]),
-        **({} if seen["environment"] else {"environment": None}),
-    )
+    chosen = settings["demonstrations"]
+    everything = _loaded(settings)
+    found = [d for d in everything if d.success or chosen["failures"]]
+    lost = {d.task for d in everything} - {d.task for d in found}
+    if lost:
+        raise ValueError(
+            f"no demonstration of {', '.join(sorted(lost))} succeeded: record others, or imitate failures too "
+            f"(demonstrations.failures=true)"
+        )
     training, heldout = split_demonstrations(
         found, heldout_per_task=chosen["heldout_per_task"], seed=chosen["split_seed"]
     )
     if not heldout:
         raise ValueError("hold out at least one episode per task: demonstrations.heldout_per_task=1")
+    check_apart(settings.get("training_seeds", {}), [found[i] for i in heldout])
     kept: list[Demonstration] = []
     hidden: list[int] = []
     for task in sorted({d.task for d in found}):
         mine = [found[i] for i in training if found[i].task == task]
-        order = np.random.default_rng((chosen["split_seed"], 1)).permutation(len(mine))
         count = chosen["per_task"] or len(mine)
         if count > len(mine) or chosen["action_free"] >= count:
             raise ValueError(
                 f"{task} has {len(mine)} training episodes, asked were {count}, of which {chosen['action_free']} "
                 f"without actions: record more, or lower demonstrations.per_task or .action_free"
             )
-        picked = [mine[i] for i in order[:count]]
         hidden += range(len(kept) + count - chosen["action_free"], len(kept) + count)
-        kept += picked
-    return Demonstrations(training=kept, heldout=[found[i] for i in heldout], action_free=tuple(hidden))
+        kept += mine[:count]
+    labelled = np.concatenate([d.action for i, d in enumerate(kept) if i not in hidden])
+    stored = action_bounds(chosen["root"], action=chosen["columns"]["action"] or ACTION)
+    return Demonstrations(
+        training=kept,
+        heldout=[found[i] for i in heldout],
+        action_free=tuple(hidden),
+        failures_left_out=len(everything) - len(found),
+        bounds=stored or (labelled.min(0), labelled.max(0)),
+        options=recorded_options(chosen["root"]),
+    )
+
+
+def _loaded(settings: Settings) -> list[Demonstration]:
+    """All demonstrations, under the names of their environments."""
+    chosen, seen = settings["demonstrations"], settings["observe"]
+    columns = {name: key for name, key in chosen["columns"].items() if key is not None}
+    picture = columns.pop("image", True)
+    others = {} if seen["environment"] else {"environment": None}
+    found = load_demonstrations(
+        chosen["root"],
+        tasks=chosen["tasks"],
+        image=picture if seen["image"] else False,
+        **{**columns, **others},
+    )
+    names = chosen["environments"] or {}
+    unknown = sorted(names.keys() - {d.task for d in found})
+    if unknown:
+        raise ValueError(
+            f"demonstrations.environments names {', '.join(unknown)}, of which there are no demonstrations"
+        )
+    return [replace(d, task=names.get(d.task, d.task)) for d in found]
 
 
 def interface(settings: Settings, shown: Demonstrations) -> Interface:
@@ -118,12 +164,10 @@ def backbone(settings: Settings) -> Backbone | None:
 
 
 def measured_statistics(shown: Demonstrations) -> Statistics:
-    """Of the training episodes; bounds of actions are those of the simulator."""
-    env = make_env(shown.tasks[0])
-    spec = env.action
-    env.close()
+    """Of the training episodes."""
+    low, high = shown.bounds
     return Statistics.measured(
-        shown.training, action_low=spec.low, action_high=spec.high, action_free=shown.action_free
+        shown.training, action_low=low, action_high=high, action_free=shown.action_free
     )
 
 
@@ -155,6 +199,7 @@ class LoadedPolicy:
 
     Attributes:
         settings: of its run.
+        options: of the environments its demonstrations were recorded in, where it is known.
         memory: steps of history it reads, 0 for most.
         checkpoint: folder it was read from.
     """
@@ -162,6 +207,7 @@ class LoadedPolicy:
     policy: ImitationPolicy
     settings: Settings
     memory: int
+    options: EnvOptions | None
     checkpoint: Path
 
 
@@ -176,6 +222,7 @@ def load_policy(path: Path, *, device: str = "cpu") -> LoadedPolicy:
     try:
         settings = json.loads(run.config.read_text())
         made_for = Interface.from_json(settings["interface"])
+        options = settings["env"] and EnvOptions(**settings["env"])
         whole = policy(settings, made_for)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunFolderError(
@@ -188,10 +235,51 @@ def load_policy(path: Path, *, device: str = "cpu") -> LoadedPolicy:
         policy=whole.to(device).eval().requires_grad_(False),
         settings=settings,
         memory=memory,
+        options=options,
         checkpoint=checkpoint,
     )
 
 
-def described(made_for: Interface) -> Settings:
-    """For config.json: a run is loaded without its demonstrations."""
-    return asdict(made_for)
+def env_options(given: Settings, policies: Sequence[LoadedPolicy | ExportedPolicy]) -> EnvOptions:
+    """Of the environments that policies are rolled out in: as their demonstrations were recorded, where it is known,
+    with pictures of the size they see. What `given` (None: not given) says otherwise is printed.
+
+    Raises:
+        ValueError: if the policies need different ones.
+    """
+    chosen = {name: value for name, value in given.items() if value is not None}
+    sizes = {m.policy.interface.image_size for m in policies} - {None}
+    if len(sizes) > 1 or any(size is not None and size[0] != size[1] for size in sizes):
+        raise ValueError(f"policies see pictures of {sizes}: evaluate them apart")
+    for size in sizes:
+        if size is not None and chosen.setdefault("image_size", size[0]) != size[0]:
+            raise ValueError(
+                f"env.image_size={chosen['image_size']}, but the policies see {size[0]} x {size[0]}"
+            )
+    recorded = [asdict(m.options) for m in policies if m.options is not None]
+    for name in ("preset", "max_steps", "distractors"):
+        values = {options[name] for options in recorded}
+        if name in chosen and values - {chosen[name]}:
+            print(f"env.{name}={chosen[name]}, but the demonstrations were recorded with {_listed(values)}")
+        elif name not in chosen and len(values) > 1:
+            raise ValueError(
+                f"the demonstrations of the policies were recorded with env.{name} of {_listed(values)}: name one, or "
+                f"evaluate them apart"
+            )
+        elif name not in chosen and values:
+            (chosen[name],) = values
+    return EnvOptions(**chosen)
+
+
+def _listed(values: set[Any]) -> str:
+    return " and ".join(sorted(map(str, values)))
+
+
+def described(made_for: Interface, shown: Demonstrations, settings: Settings) -> Settings:
+    """The settings for config.json: a run is loaded without its demonstrations, and knows which ones it has seen."""
+    return {
+        **settings,
+        "interface": asdict(made_for),
+        "env": None if shown.options is None else asdict(shown.options),
+        "training_seeds": seeds_by_task(shown.training, besides=settings.get("training_seeds")),
+    }

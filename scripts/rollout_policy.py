@@ -12,25 +12,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from imitation import load_policy
+from imitation import LoadedPolicy, env_options, load_policy
 from settings import USER_ERRORS
 
-from envs.manipulation import EnvOptions, make_env
-from policies.imitation.batches import ObservationError
+from envs.manipulation import make_env
+from envs.manipulation.rendering import PRESETS, RenderError
 from policies.imitation.closed_loop import Execution, PolicyActor, Seat, run_task
-from policies.imitation.evaluation import FIRST_SEED
-from policies.imitation.export import load_exported
-from policies.imitation.policy import ImitationPolicy
+from policies.imitation.evaluation import BATCH, FIRST_SEED
+from policies.imitation.export import ExportedPolicy, load_exported
 from policies.videos import write_video
 
 
-def policy_of(path: Path) -> tuple[ImitationPolicy, int]:
-    """The policy of an exported folder or a run, and the steps of history it reads."""
-    if (path / "policy.json").is_file():
-        exported = load_exported(path)
-        return exported.policy, exported.memory
-    loaded = load_policy(path)
-    return loaded.policy, loaded.memory
+def policy_of(path: Path) -> LoadedPolicy | ExportedPolicy:
+    """The policy of an exported folder or a run."""
+    return load_exported(path) if (path / "policy.json").is_file() else load_policy(path)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -44,19 +39,24 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[FIRST_SEED["selection"]])
     parser.add_argument("--execute", type=int, help="actions of a chunk before asking again (default: all)")
     parser.add_argument("--ensemble", type=float, help="decay of temporal ensembling")
-    parser.add_argument("--max-steps", type=int, help="of an episode (default: the environment's)")
+    recorded = "(default: as the demonstrations were recorded)"
+    parser.add_argument("--max-steps", type=int, help=f"of an episode {recorded}")
+    parser.add_argument("--preset", choices=sorted(PRESETS), help=f"quality of the pictures {recorded}")
+    parser.add_argument("--distractors", type=int, help=f"numbers of noise in the state {recorded}")
     parser.add_argument(
-        "--image-size", type=int, default=128, help="of videos, unless the policy sees pictures"
+        "--image-size", type=int, help="of videos (default: as the policy sees, 128 if it sees none)"
     )
     parser.add_argument("--out", type=Path, default=Path("runs/rollouts"), help="folder of the videos")
     parser.add_argument("--format", choices=("gif", "mp4"), default="gif")
     args = parser.parse_args(arguments)
     torch.set_num_threads(1)
     try:
-        policy, memory = policy_of(args.run)
-        execution = Execution(execute=1 if memory else args.execute, ensemble=args.ensemble)
-        size = policy.interface.image_size
-        options = EnvOptions(image_size=size[0] if size else args.image_size, max_steps=args.max_steps)
+        loaded = policy_of(args.run)
+        policy = loaded.policy
+        execution = Execution(execute=args.execute, ensemble=args.ensemble)
+        actor = PolicyActor(policy, execution=execution, memory=loaded.memory)
+        given = {name: getattr(args, name) for name in ("image_size", "preset", "max_steps", "distractors")}
+        options = env_options(given, [loaded])
         for task in args.task or policy.interface.tasks:
             policy.interface.task_index(task)
             env = make_env(task, options)
@@ -66,14 +66,15 @@ def main(arguments: list[str] | None = None) -> None:
                 def shoot(row: int, seat: Seat, shots: list[np.ndarray] = shots) -> None:
                     shots.append(seat.env.render())
 
-                actor = PolicyActor(policy, execution=execution, memory=memory)
-                (episode,) = run_task(actor, envs=[env], seeds=[seed], max_steps=env.max_steps, on_step=shoot)
+                (episode,) = run_task(
+                    actor, envs=[env], seeds=[seed], max_steps=env.max_steps, batch=BATCH, on_step=shoot
+                )
                 outcome = "success" if episode.success else "failure"
                 path = args.out / f"{task.replace('/', '_')}_{seed}_{outcome}.{args.format}"
                 write_video(path, np.stack(shots))
                 print(f"{task}, seed {seed}: {outcome} after {episode.steps} steps; {path}", flush=True)
             env.close()
-    except (*USER_ERRORS, ObservationError) as error:
+    except (*USER_ERRORS, RenderError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit(130)

@@ -13,7 +13,7 @@ Then: python scripts/evaluate_policy.py --help
 import hydra
 from imitation import datasets, demonstrations, described, interface, measured_statistics, policy
 from omegaconf import DictConfig
-from pretrained import load_pretrained, with_backbone
+from pretrained import completed, load_pretrained
 from training_command import Prepared, Settings, finish, train, trainer_config
 
 from policies.imitation.chunks import chunk_batches, collate_chunks
@@ -24,7 +24,7 @@ HELDOUT_SEED = 1
 
 def prepare(settings: Settings) -> Prepared:
     """Demonstrations and policy."""
-    settings = with_backbone(settings)
+    settings = completed(settings)
     shown = demonstrations(settings)
     made_for = interface(settings, shown)
     training, heldout = datasets(settings, shown)
@@ -37,9 +37,9 @@ def prepare(settings: Settings) -> Prepared:
         dataset=training,
         collate=collate_chunks,
         heldout=chunk_batches(heldout, batch_size=128, count=held, seed=HELDOUT_SEED),
-        settings={**settings, "interface": described(made_for)},
+        settings=described(made_for, shown, settings),
         summary=f"{len(shown.training)} demonstrations of {len(shown.tasks)} tasks, {len(training)} steps; "
-        f"{len(shown.heldout)} held out",
+        f"{len(shown.heldout)} held out; failures left out: {shown.failures_left_out}",
     )
 
 

@@ -1,6 +1,7 @@
 """Demonstrations in memory as stretches for training and held-out batches."""
 
-from collections.abc import Collection, Sequence
+import hashlib
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -178,6 +179,10 @@ def split_demonstrations(
 ) -> tuple[list[int], list[int]]:
     """Indices of training and held-out demonstrations: whole episodes, the same number of each task held out.
 
+    The episodes of a task stand in the order of a hash of the split's seed, the task and the episode's seed, and the
+    first are held out. Recording more puts new ones in between and shuffles nothing; `check_apart` tells if one that
+    was trained on is held out.
+
     Raises:
         ValueError: if a task has too few to leave one for training.
     """
@@ -189,7 +194,35 @@ def split_demonstrations(
             raise ValueError(
                 f"{heldout_per_task} of the {len(mine)} demonstrations of {task} cannot be held out: one must stay"
             )
-        shuffled = np.random.default_rng((seed, len(mine), *task.encode())).permutation(mine)
-        heldout += [int(i) for i in shuffled[:heldout_per_task]]
-        training += [int(i) for i in shuffled[heldout_per_task:]]
-    return sorted(training), sorted(heldout)
+        mine.sort(key=lambda i: _place(demonstrations[i], seed))
+        heldout += mine[:heldout_per_task]
+        training += mine[heldout_per_task:]
+    return training, heldout
+
+
+def _place(demonstration: Demonstration, seed: int) -> bytes:
+    return hashlib.sha256(f"{seed}/{demonstration.task}/{demonstration.seed}".encode()).digest()
+
+
+Seeds = Mapping[str, Sequence[int]]
+
+
+def seeds_by_task(
+    demonstrations: Sequence[Demonstration], *, besides: Seeds | None = None
+) -> dict[str, list[int]]:
+    """Seeds of the episodes, sorted, and those already known: what a policy was trained on, for its config."""
+    found = {task: set(seeds) for task, seeds in (besides or {}).items()}
+    for d in demonstrations:
+        found.setdefault(d.task, set()).add(d.seed)
+    return {task: sorted(found[task]) for task in sorted(found)}
+
+
+def check_apart(trained: Seeds, heldout: Sequence[Demonstration]) -> None:
+    """Raise ValueError if a held-out episode was trained on (`seeds_by_task`)."""
+    both = [d for d in heldout if d.seed in trained.get(d.task, ())]
+    if both:
+        raise ValueError(
+            f"{len(both)} of {len(heldout)} held-out episodes were trained on before (first {both[0].task}, seed "
+            f"{both[0].seed}): split as then (demonstrations.split_seed, .heldout_per_task, the same recording), or "
+            f"train anew"
+        )

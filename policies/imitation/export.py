@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from envs.manipulation.registry import EnvOptions
 from policies.imitation.act import ACT
 from policies.imitation.act_jepa import ACTJEPA
 from policies.imitation.batches import PolicyObservation
@@ -29,11 +30,13 @@ class ExportedPolicy:
 
     Attributes:
         memory: steps of history it is to be given; 0 for most.
+        options: of the environments its demonstrations were recorded in, where it is known.
         about: where it comes from.
     """
 
     policy: ImitationPolicy
     memory: int
+    options: EnvOptions | None
     about: dict[str, Any]
 
 
@@ -45,6 +48,7 @@ def export_policy(
     sizes: Sizes,
     backbone: Backbone | None = None,
     memory: int = 0,
+    options: EnvOptions | None = None,
     about: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the folder. ACT-JEPA is written without predictor and target encoder: it acts as an ACT.
@@ -71,6 +75,7 @@ def export_policy(
         "causal": isinstance(network, ACT) and network.decoder.causal,
         "backbone": None if backbone is None else asdict(backbone),
         "memory": memory,
+        "env": None if options is None else asdict(options),
         "about": dict(about or {}),
     }
     write_json(folder / "policy.json", described)
@@ -90,6 +95,7 @@ def load_exported(folder: str | Path) -> ExportedPolicy:
         told = json.loads((folder / "policy.json").read_text())
         if told["format"] != FORMAT or told["name"] not in get_args(Name):
             raise ValueError(f"format {told['format']}, policy {told['name']!r}")
+        options = told["env"] and EnvOptions(**told["env"])
         with torch.random.fork_rng(devices=[]):
             backbone = None if told.get("backbone") is None else Backbone(**told["backbone"])
             policy = build_policy(
@@ -112,7 +118,10 @@ def load_exported(folder: str | Path) -> ExportedPolicy:
     load_strict(policy, weights, source=str(path))
     policy.statistics.require()
     return ExportedPolicy(
-        policy=policy.eval().requires_grad_(False), memory=told["memory"], about=told["about"]
+        policy=policy.eval().requires_grad_(False),
+        memory=told["memory"],
+        options=options,
+        about=told["about"],
     )
 
 

@@ -1,4 +1,7 @@
-"""A policy that acts by what an action probe reads from a frozen network: the two-stage variant of ACT-JEPA."""
+"""A policy that acts by what an action probe reads from a frozen network: a probe's score in terms of success.
+
+Two-stage training is something else: `start.run` of train_policy.py.
+"""
 
 from collections.abc import Sequence
 

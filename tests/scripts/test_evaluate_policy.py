@@ -12,8 +12,9 @@ from omegaconf import OmegaConf
 
 pytest.importorskip("gymnasium")
 
+from envs.manipulation import NoExpertError
 from policies.episode_files import EpisodeFileError
-from tests.envs.manipulation import toy  # noqa: F401 - registers the suite
+from tests.envs.manipulation import toy
 from tests.scripts.conftest import ROOT
 
 
@@ -24,6 +25,17 @@ def settings(out: Path, *overrides: str) -> dict[str, Any]:
     content = OmegaConf.to_container(config, resolve=True)
     assert isinstance(content, dict)
     return content  # type: ignore[return-value]
+
+
+def test_where_there_is_no_expert_the_way_out_is_named(
+    tmp_path: Path, script: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nobody(self: toy.ToyReach) -> None:
+        raise NoExpertError("no expert is known")
+
+    monkeypatch.setattr(toy.ToyReach, "expert", nobody)
+    with pytest.raises(ValueError, match=r"no expert is known: leave the expert out with agents=\[random\]"):
+        script("evaluate_policy").run(settings(tmp_path))
 
 
 def test_results_of_arms_that_are_not_named_are_not_replaced(

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
@@ -13,6 +14,8 @@ from omegaconf import OmegaConf
 
 pytest.importorskip("pyarrow")
 
+from envs.demonstrations import MissingColumn
+from envs.lerobot import Feature, LeRobotWriter
 from envs.manipulation.recording import RecordingSettings, record
 from envs.manipulation.registry import EnvOptions
 from envs.manipulation.rollout import RolloutSettings
@@ -46,7 +49,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six demonstrations of the toy with pictures."""
     assert toy.SUITES
     root = tmp_path_factory.mktemp("toy") / "set"
-    rollout = RolloutSettings(options=EnvOptions(image_size=16), image=True)
+    rollout = RolloutSettings(options=EnvOptions(image_size=16, max_steps=11), image=True)
     settings = RecordingSettings(rollout=rollout)
     record(root, names=["toy/reach", "toy/reach-too"], episodes=6, settings=settings)
     return root
@@ -95,6 +98,16 @@ def test_evaluation_beside_random_and_expert(
     assert len(results["episodes"]["act"]) == 2
     assert len(results["episodes"]["expert"][0]) == 6
     assert len(list((tmp_path / "out" / "videos").glob("*.gif"))) == 3
+    assert results["summary"]["protocol"]["options"]["max_steps"] == 11  # as recorded
+    assert max(e["steps"] for e in results["episodes"]["random"][0]) == 11
+    header = json.loads((tmp_path / "out" / "act_0.jsonl").read_text().splitlines()[0])
+    assert header["settings"]["execution"] == {"execute": 4, "ensemble": None}
+    other = ["env.max_steps=3", "per_task=1", "progress=false", f"out={tmp_path / 'short'}"]
+    evaluate.run(composed("evaluate_policy", runs, *other))
+    assert "env.max_steps=3, but the demonstrations were recorded with 11" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="act: execute=9 actions, but the policy's chunks hold 4"):
+        evaluate.run(composed("evaluate_policy", runs, "execution.execute=9", f"out={tmp_path / 'never'}"))
+    assert not (tmp_path / "never").exists()
     with pytest.raises(ValueError, match=r"env.image_size=32, but the policies see 16 x 16"):
         evaluate.run(composed("evaluate_policy", runs, "env.image_size=32"))
     with pytest.raises(ValueError, match="name policies"):
@@ -148,6 +161,17 @@ def test_two_stages_a_pretrained_backbone_and_averaged_weights(
     assert train.run(settings(data, tmp_path / "second", *second, "trainer.stop_after=2")) == 130
     assert train.run(settings(data, tmp_path / "second", *second, "resume=true")) == 0
     made = imitation.load_policy(tmp_path / "second").policy
+    config = json.loads((tmp_path / "second" / "config.json").read_text())
+    seen_before = json.loads((tmp_path / "first" / "config.json").read_text())["training_seeds"]
+    assert config["training_seeds"] == seen_before  # half of them, and those of the first stage
+    assert {len(seeds) for seeds in seen_before.values()} == {4}
+    other_split = [*second, "demonstrations.split_seed=1"]
+    with pytest.raises(ValueError, match="held-out episodes were trained on before"):
+        train.run(settings(data, tmp_path / "leak", *other_split))
+    loaded = imitation.load_policy(tmp_path / "second").settings
+    with pytest.raises(ValueError, match="held-out episodes were trained on before"):
+        imitation.demonstrations({**loaded, "demonstrations": {**loaded["demonstrations"], "split_seed": 1}})
+    assert len(imitation.demonstrations(loaded).training) == 4
     own = made.network.context.state_dict()
     assert all(
         torch.equal(value, own[name]) for name, value in stage.network.act.context.state_dict().items()
@@ -167,6 +191,56 @@ def test_two_stages_a_pretrained_backbone_and_averaged_weights(
         )
     with pytest.raises(ValueError, match="this policy a state of 2, an environment of 2, images of None"):
         train.run(settings(data, tmp_path / "blind", "policy=act", f"start.run={tmp_path / 'first'}"))
+
+
+def test_only_successes_are_imitated_unless_asked_for(
+    tmp_path: Path, script: Script, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rollout = RolloutSettings(options=EnvOptions(image_size=8), image=False)
+    root = tmp_path / "set"
+    kept = RecordingSettings(rollout=rollout, keep_failures=True)
+    record(root, names=["toy/reach"], episodes=9, settings=kept)  # seeds 0, 3 and 6 fail
+    imitation = script("imitation")
+    found = imitation.demonstrations(settings(root, tmp_path / "run"))
+    assert {d.seed for d in found.training + found.heldout} == {1, 2, 4, 5, 7, 8}
+    assert found.failures_left_out == 3
+    assert [edge.tolist() for edge in found.bounds] == [[-1, -1], [1, 1]]
+    whole = imitation.demonstrations(settings(root, tmp_path / "run", "demonstrations.failures=true"))
+    assert len(whole.training + whole.heldout) == 9
+    with pytest.raises(MissingColumn, match=r"no column 'observation.image'.*observe\.image=false"):
+        imitation.demonstrations(settings(root, tmp_path / "run", "observe.image=true"))
+    record(tmp_path / "never", names=["toy/never"], episodes=2, settings=kept)
+    with pytest.raises(ValueError, match=r"no demonstration of toy/never succeeded.*failures=true"):
+        imitation.demonstrations(settings(tmp_path / "never", tmp_path / "run"))
+
+
+def test_a_data_set_of_another_program_is_trained_on_and_rolled_out(tmp_path: Path, script: Script) -> None:
+    """Other columns, no bounds, no seeds; what its task is called here is told for rolling out."""
+    types = {"observation.pose": "float64", "goal": "float32", "torque": "float32"}
+    features = {name: Feature(kind, (2,)) for name, kind in types.items()}
+    rng, root = np.random.default_rng(0), tmp_path / "set"
+    with LeRobotWriter(root, features=features, fps=10) as writer:
+        for _ in range(5):
+            rows = {name: rng.uniform(-0.5, 0.5, (7, 2)).astype(kind) for name, kind in types.items()}
+            writer.append(rows, task="Go there")
+    columns = (
+        "demonstrations.columns={state: observation.pose, environment: goal, image: null, action: torque}"
+    )
+    named = "demonstrations.environments={Go there: toy/reach}"
+    chosen = settings(root, tmp_path / "run", columns, named, "policy=act")
+    found = script("imitation").demonstrations(chosen)
+    assert found.options is None
+    assert found.tasks == ("toy/reach",)
+    labelled = np.concatenate([d.action for d in found.training])
+    assert [edge.tolist() for edge in found.bounds] == [labelled.min(0).tolist(), labelled.max(0).tolist()]
+    assert script("train_policy").run(chosen) == 0
+    evaluation = ["per_task=2", "agents=[random]", "progress=false", f"out={tmp_path / 'out'}"]
+    script("evaluate_policy").run(composed("evaluate_policy", f"+runs.act=[{tmp_path / 'run'}]", *evaluation))
+    assert (tmp_path / "out" / "act.jsonl").is_file()
+    with pytest.raises(ValueError, match=r"environments names Fly, of which"):
+        script("imitation").demonstrations(
+            settings(root, tmp_path / "run", columns, "demonstrations.environments={Fly: toy/reach}")
+        )
 
 
 def test_a_run_without_statistics_or_of_something_else(
@@ -223,5 +297,14 @@ def test_rollouts_to_watch(
     )
     assert capsys.readouterr().out.count("after ") == 4
     assert len(list((tmp_path / "videos").glob("toy_reach*.gif"))) == 4
+    script("export_policy").main([str(tmp_path / "run"), str(tmp_path / "policy")])
+    assert load_exported(tmp_path / "policy").options == EnvOptions(image_size=16, max_steps=11)
+    capsys.readouterr()
+    rollout.main([str(tmp_path / "policy"), "--seeds", "3", "--max-steps=2", f"--out={tmp_path / 'short'}"])
+    told = capsys.readouterr().out
+    assert "env.max_steps=2, but the demonstrations were recorded with 11" in told
+    assert told.count("failure after 2 steps") == 2
+    with pytest.raises(SystemExit, match="execute=9 actions, but the policy's chunks hold 4"):
+        rollout.main([str(tmp_path / "run"), "--execute=9"])
     with pytest.raises(SystemExit, match="has no task 'toy/fly'"):
         rollout.main([str(tmp_path / "run"), "--task=toy/fly"])

@@ -9,8 +9,10 @@ import torch
 from policies.imitation.batches import ChunkBatch, History, ObservationError, PolicyObservation
 from policies.imitation.chunks import (
     ChunkDataset,
+    check_apart,
     chunk_batches,
     collate_chunks,
+    seeds_by_task,
     split_demonstrations,
 )
 from tests.policies.imitation.toys import TASKS, batch, demonstration, demonstrations
@@ -97,6 +99,32 @@ def test_whole_episodes_are_held_out_the_same_number_of_each_task() -> None:
     assert len(splits) > 1
     with pytest.raises(ValueError, match="5 of the 5 demonstrations of push"):
         split_demonstrations(shown, heldout_per_task=5, seed=0)
+
+
+def test_recording_more_moves_few_episodes_and_what_was_trained_on_is_not_held_out() -> None:
+    shown = demonstrations(40)
+    before = shown[:30]
+    training, heldout = (
+        [before[i] for i in part] for part in split_demonstrations(before, heldout_per_task=5, seed=0)
+    )
+    order = [d.seed for d in training]
+    longer, later = (
+        [shown[i] for i in part] for part in split_demonstrations(shown, heldout_per_task=5, seed=0)
+    )
+    # New episodes stand in between; the others stay in their order, and nobody is held out who was trained on.
+    kept = [d.seed for d in longer if d.seed < 30 and d.seed in order]
+    assert kept == [seed for seed in order if seed in kept] == order
+    assert {d.seed for d in later if d.seed < 30} <= {d.seed for d in heldout}
+    trained = seeds_by_task(training)
+    assert trained == {
+        "push": sorted(s for s in order if s % 2),
+        "reach": sorted(s for s in order if not s % 2),
+    }
+    check_apart(trained, later)
+    check_apart(trained, heldout)
+    with pytest.raises(ValueError, match=rf"1 of 11 .*seed {order[3]}\): split as then"):
+        check_apart(trained, [*heldout, training[3]])
+    assert seeds_by_task(training[:1], besides={"reach": [999], "fly": [1]})["fly"] == [1]
 
 
 def test_demonstrations_that_do_not_fit_are_named() -> None:
