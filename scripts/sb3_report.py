@@ -41,9 +41,9 @@ def report(
     x, y = protocol.layout
     lines = [
         "# PPO on Two Rooms from pictures", "",
-        f"GoalTask(TwoRooms), layout ({x:g}, {y:g}), {protocol.max_steps} steps per episode; {protocol.env_steps} of "
-        f"training. PPO: {protocol.envs} environments, {protocol.rollout} steps, batch {protocol.batch}, "
-        f"{protocol.epochs} epochs, learning rate {protocol.lr:g}, gamma {protocol.gamma:g}, otherwise defaults. Final "
+        f"GoalTask(TwoRooms), layout ({x:g}, {y:g}), {protocol.max_steps} steps per episode, "
+        f"{protocol.env_steps} of training. PPO: {protocol.envs} environments, {protocol.rollout} steps, "
+        f"batch {protocol.batch}, {protocol.epochs} epochs, learning rate {protocol.lr:g}, gamma {protocol.gamma:g}, otherwise defaults. Final "
         f"success: deterministic actions on {len(baseline)} {protocol.split} problems, 95 % interval (Wilson; with "
         f"several seeds, bootstrap over seeds and problems). Success on the way: mean over the evaluations, on "
         f"{protocol.curve_problems} problems.", "",
@@ -72,9 +72,11 @@ def report(
             way = _difference([(_on_the_way(a), _on_the_way(b)) for a, b in pair])
             lines.append(f"| {titles[arm]} | {final} | {way} |")
     seconds = ", ".join(f"{s:.0f}" for s in pretraining)
-    return "\n".join(
-        [*lines, "", f"Pretraining of the world models took {seconds} s, once, for all layouts.", ""]
+    last = (
+        f"Seed i starts from world model i of {len(pretraining)}, counted in turns. Pretraining them took {seconds} s, "
+        f"once, for all layouts; it is not part of the CPU seconds above."
     )
+    return "\n".join([*lines, "", last, ""])
 
 
 def _on_the_way(cell: Cell) -> float:
