@@ -43,7 +43,8 @@ def report(
         "# PPO on Two Rooms from pictures", "",
         f"GoalTask(TwoRooms), layout ({x:g}, {y:g}), {protocol.max_steps} steps per episode, "
         f"{protocol.env_steps} of training. PPO: {protocol.envs} environments, {protocol.rollout} steps, "
-        f"batch {protocol.batch}, {protocol.epochs} epochs, learning rate {protocol.lr:g}, gamma {protocol.gamma:g}, otherwise defaults. Final "
+        f"batch {protocol.batch}, {protocol.epochs} epochs, learning rate {protocol.lr:g}, gamma {protocol.gamma:g}, "
+        "otherwise defaults. Final "
         f"success: deterministic actions on {len(baseline)} {protocol.split} problems, 95 % interval (Wilson; with "
         f"several seeds, bootstrap over seeds and problems). Success on the way: mean over the evaluations, on "
         f"{protocol.curve_problems} problems.", "",
