@@ -10,7 +10,7 @@ from torch import nn
 from policies.imitation.batches import ChunkBatch, ObservationError
 from policies.imitation.context import ContextEncoder, StateSequence, StateTransformer
 from policies.imitation.vision import ImageTokens
-from worldmodel.distributed import at_least_fp32
+from worldmodel.distributed import at_least_fp32, is_distributed
 from worldmodel.nn.batch_norm import SyncedBatchNorm1d
 from worldmodel.planning.noise import generators
 from worldmodel.regularizers import SIGReg
@@ -127,8 +127,8 @@ class ImageTargets(nn.Module):
     """Mean image tokens of coming frames, each feature standardised over the frames of the batch, without gradient.
 
     What all pictures have in common (positions, the scene) is most of a feature, and an error would hardly show whether
-    the rest is predicted: without this the mean target is off by 0.03. Outside of training running statistics stand in
-    for those of the batch.
+    the rest is predicted: without this the mean target is off by 0.03. No running statistics are kept: what is common
+    moves with the average by more than the rest varies.
 
     Args:
         vision: image tokens of the context encoder, or a pretrained one.
@@ -144,7 +144,9 @@ class ImageTargets(nn.Module):
         self.stride, self.follows = stride, momentum is not None
         self.teacher = EMATarget(vision, momentum=momentum or 0.0, copy_buffers=True)
         # Untrained features vary by 0.004 and less.
-        self.norm = SyncedBatchNorm1d(vision.project.out_channels, affine=False, eps=1e-10)
+        self.norm = SyncedBatchNorm1d(
+            vision.project.out_channels, affine=False, eps=1e-10, track_running_stats=False
+        )
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "ImageTargets":
@@ -168,8 +170,6 @@ class ImageTargets(nn.Module):
             )
         tokens = self.teacher(context.vision, batch.images.flatten(0, 1))
         features = at_least_fp32(tokens).mean(1).unflatten(0, valid.shape)
-        # Running statistics begin with the first batch, not with a variance of 1, ten thousand times what there is.
-        self.norm.momentum = max(0.1, 1 / (1 + step))
         return Target(value=_normed(self.norm, features, valid), valid=valid, judged=features)
 
     def update(self, context: ContextEncoder, *, progress: float) -> dict[str, float]:
@@ -180,7 +180,10 @@ class ImageTargets(nn.Module):
 
 def _normed(norm: SyncedBatchNorm1d, features: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
     """Features [B, K, D] normalised over the valid steps, zeros elsewhere."""
-    normed = norm(features[valid])
+    rows = features[valid]
+    # BatchNorm without running statistics refuses a single row.
+    alone = norm.running_mean is None and len(rows) < 2 and not is_distributed()
+    normed = torch.zeros_like(rows) if alone else norm(rows)
     return features.new_zeros(features.shape, dtype=normed.dtype).masked_scatter(valid.unsqueeze(-1), normed)
 
 

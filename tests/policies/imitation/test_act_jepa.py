@@ -1,5 +1,6 @@
 """ACT-JEPA against its description: targets, moving average, loss, gradient paths, sizes, several processes."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -310,16 +311,19 @@ def test_a_collapse_of_the_targets_is_an_error(arm: str) -> None:
 
 @pytest.mark.parametrize("sizes", [TINY, replace(TINY, vision="resnet18", vision_width=16)])
 def test_untrained_pictures_are_targets_whose_error_means_something(sizes: Sizes) -> None:
-    """However little they differ between pictures, it is the unit of errors, from the first batch on."""
+    """However little they differ between pictures, it is the unit of errors, at every moment."""
     made = policy("image", sizes=sizes)
     net, data = network(made), normal(made, arm="image", size=24)
     target = net.targets(data, net.act.context, 0)
     torch.testing.assert_close(
         target.value[target.valid].std(0, correction=0), torch.ones(16), atol=0.01, rtol=0
     )
-    for step in range(12):
-        made.training_step(batch("image", size=24), step)
-    assert 0.5 < made.eval().monitors(batches("image"))["observation_l1_mean"] < 1.2
+    for _ in range(2):
+        assert 0.5 < made.eval().monitors(batches("image"))["observation_l1_mean"] < 1.2
+        for p in made.parameters():  # what is common moves by more than the rest varies
+            p.data.add_(0.1)
+    last = [b for b in batches("image", batch_size=1) if int((~b.state_is_pad[:, ::2]).sum()) == 1]
+    assert math.isfinite(float(made.train().training_step(last[0], 1).total.detach()))
 
 
 def test_bad_settings() -> None:
