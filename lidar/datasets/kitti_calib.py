@@ -66,20 +66,19 @@ class KittiCalib:
         return xyz @ inverse[:3, :3].T + inverse[:3, 3]
 
     def in_image(self, points: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
-        """Which points the camera sees: OpenPCDet's FOV_POINTS_ONLY.
+        """Which points the camera sees, as in the benchmark's own reduced scans.
 
         Args:
             points: [N, >=3], velodyne frame.
             image_size: width, height in pixels.
 
         Returns:
-            Boolean mask [N]: depth >= 0 and 0 <= u < width, 0 <= v < height. As in OpenPCDet, pixels are
-            divided by the depth in camera 0; P2's own depth offset (5 mm) is left out.
+            Boolean mask [N]: depth >= 0 and 0 <= u < width, 0 <= v < height, all of P2. OpenPCDet's FOV_POINTS_ONLY
+            divides by the depth in camera 0 instead, 5 mm less: 9 to 26 of 20,000 points fall elsewhere.
         """
         width, height = image_size
         # Rows give u * depth, v * depth and depth. One float32 product keeps a full scan under 2 ms.
-        rows = np.vstack([self.projection[:2] @ self.velodyne_to_camera, self.velodyne_to_camera[2]])
-        rows = rows.astype(np.float32)
+        rows = (self.projection @ self.velodyne_to_camera).astype(np.float32)
         u, v, depth = rows[:, :3] @ points[:, :3].T + rows[:, 3:]
         # 0 <= u / depth < width without the division; depth > 0 leaves out the camera's own plane.
         return (depth > 0) & (u >= 0) & (u < width * depth) & (v >= 0) & (v < height * depth)
