@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from lidar.batch import VoxelBatch
-from lidar.encoder import SparseEncoder, bev_cells
+from lidar.encoder import SparseEncoder
 from worldmodel.masking.bev import BEVMasks, RandomCells
 from worldmodel.nn.batch_norm import SyncedBatchNorm2d
 from worldmodel.objectives import Loss, unit
@@ -93,13 +93,7 @@ class ADLJEPA(nn.Module):
 
     def draw_masks(self, voxels: VoxelBatch, seeds: Sequence[int]) -> BEVMasks:
         """Split the BEV cells of a batch (step 2); the split is a function of each sample's seed."""
-        occupied = bev_cells(
-            voxels.coordinates,
-            stride=self.encoder.stride,
-            bev_shape=self.encoder.bev_shape,
-            batch_size=voxels.batch_size,
-        )
-        return self.masks(occupied, seeds=seeds)
+        return self.masks(self.encoder.occupied(voxels), seeds=seeds)
 
     def embed(self, voxels: VoxelBatch, masks: BEVMasks) -> Embeddings:
         """Context, prediction and target embeddings (steps 3 to 5)."""

@@ -95,6 +95,12 @@ class SparseEncoder(nn.Module):
         """Rows (y) and columns (x) of the BEV map."""
         return self.output_shape[1:]
 
+    def occupied(self, voxels: VoxelBatch) -> torch.Tensor:
+        """Which BEV cells a voxel lies in: bool [B, H, W]."""
+        return bev_cells(
+            voxels.coordinates, stride=self.stride, bev_shape=self.bev_shape, batch_size=voxels.batch_size
+        )
+
     def forward(self, voxels: VoxelBatch, *, tables: dict[str, Any] | None = None) -> torch.Tensor:
         """Encode voxels.
 

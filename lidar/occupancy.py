@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from lidar.ad_l_jepa import Predictor, split_voxels
 from lidar.batch import PointCloudBatch, VoxelBatch
-from lidar.encoder import SparseEncoder, bev_cells
+from lidar.encoder import SparseEncoder
 from lidar.pretraining import LidarPretraining
 from worldmodel.masking.bev import BEVMasks, RandomCells
 from worldmodel.objectives import Loss, at_least_fp32, masked_mean
@@ -121,13 +121,7 @@ class OccupancyMAE(nn.Module):
 
     def draw_masks(self, voxels: VoxelBatch, seeds: Sequence[int]) -> BEVMasks:
         """Split the BEV cells of a batch: the draws of AD-L-JEPA (docs/ad_l_jepa.md, step 2)."""
-        occupied = bev_cells(
-            voxels.coordinates,
-            stride=self.encoder.stride,
-            bev_shape=self.encoder.bev_shape,
-            batch_size=voxels.batch_size,
-        )
-        return self.masks(occupied, seeds=seeds)
+        return self.masks(self.encoder.occupied(voxels), seeds=seeds)
 
     def decode(self, voxels: VoxelBatch, masks: BEVMasks) -> torch.Tensor:
         """Features [B * H * W, C] of the cells, from visible voxels alone: what `head` reads logits [.., V] from."""

@@ -15,7 +15,7 @@ from torch import nn
 
 from lidar.ad_l_jepa import ADLJEPA, Embeddings
 from lidar.batch import PointCloudBatch, VoxelBatch
-from lidar.encoder import SparseEncoder, bev_cells
+from lidar.encoder import SparseEncoder
 from lidar.grid import VoxelGrid
 from lidar.views import common_cells, sensor_views, spread_frames
 from lidar.voxels import voxelize
@@ -60,9 +60,7 @@ def in_precision(voxels: VoxelBatch, dtype: torch.dtype) -> VoxelBatch:
 @torch.no_grad()
 def occupied_features(encoder: SparseEncoder, voxels: VoxelBatch) -> tuple[torch.Tensor, torch.Tensor]:
     """Features of non-empty BEV cells [n, C] and the occupancy [B, H, W] they come from, in row-major order."""
-    occupied = bev_cells(
-        voxels.coordinates, stride=encoder.stride, bev_shape=encoder.bev_shape, batch_size=voxels.batch_size
-    )
+    occupied = encoder.occupied(voxels)
     return encoder(voxels).permute(0, 2, 3, 1)[occupied].float(), occupied
 
 

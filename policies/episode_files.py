@@ -29,6 +29,11 @@ class EpisodeFileError(RuntimeError):
     """A file of episodes is of another evaluation, or damaged."""
 
 
+def run_names(name: str, count: int) -> list[str]:
+    """Names of an agent's runs and of their files, one per training seed."""
+    return [f"{name}_{i}" for i in range(count)] if count > 1 else [name]
+
+
 class EpisodeFile:
     """JSON lines: first what was evaluated, how and with which code, then one episode per line. Where other code went
     on with the file, a line names its commit. The file is read again before something is added only if it is not as

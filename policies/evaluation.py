@@ -14,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from envs.goals import GoalEnv, Problem, Split, trivially_solved
-from policies.episode_files import EpisodeFile, EpisodeFileError
+from policies.episode_files import EpisodeFile, EpisodeFileError, run_names
 from policies.rollouts import Agent, Episode, EpisodeBudget, batches, rollout
 from worldmodel.training.provenance import code_commit
 
@@ -168,7 +168,7 @@ def evaluate(
     runs: dict[str, tuple[tuple[Episode, ...], ...]] = {}
     with tqdm(total=total, unit="step", smoothing=0.05, disable=not progress) as bar:
         for name, family in agents.items():
-            names = _run_names(name, family)
+            names = run_names(name, len(family))
             runs[name] = tuple(
                 _run(agent, run, envs, problems, protocol, files.get(run), bar)
                 for run, agent in zip(names, family, strict=True)
@@ -193,7 +193,7 @@ def check_nothing_left_out(agents: Mapping[str, Sequence[object]], folder: Path)
     Raises:
         EpisodeFileError: naming the files.
     """
-    own = {run for name, family in agents.items() for run in _run_names(name, family)}
+    own = {run for name, family in agents.items() for run in run_names(name, len(family))}
     others = sorted(path.name for path in folder.glob("*.jsonl") if path.stem not in own)
     if others:
         raise EpisodeFileError(
@@ -203,18 +203,13 @@ def check_nothing_left_out(agents: Mapping[str, Sequence[object]], folder: Path)
         )
 
 
-def _run_names(name: str, family: Sequence[object]) -> list[str]:
-    """Of an agent's runs, one per training seed, and of their files."""
-    return [f"{name}_{i}" for i in range(len(family))] if len(family) > 1 else [name]
-
-
 def _files(
     agents: Mapping[str, Sequence[Agent]], folder: Path, *, protocol: EvaluationProtocol, commit: str
 ) -> dict[str, EpisodeFile]:
     """Where each run of each agent keeps its episodes, by the name of the run."""
     files = {}
     for name, family in agents.items():
-        for run, agent in zip(_run_names(name, family), family, strict=True):
+        for run, agent in zip(run_names(name, len(family)), family, strict=True):
             header = {**protocol.json(), "agent": run, "settings": getattr(agent, "settings", {})}
             files[run] = EpisodeFile(folder / f"{run}.jsonl", header=header, commit=commit)
     return files

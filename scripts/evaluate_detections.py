@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import matplotlib.pyplot as plt
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 from settings import USER_ERRORS
 
+from lidar.detection.report import precision_recall
 from lidar.evaluation.kitti import CLASSES, DIFFICULTIES, METRICS, KittiEvaluation, evaluate_kitti_folders
 from lidar.evaluation.nuscenes import NuScenesEvaluation, evaluate_nuscenes_files, evaluate_nuscenes_tables
 from worldmodel.training.checkpoints import write_json
@@ -76,30 +78,6 @@ def nuscenes(settings: Mapping[str, Any]) -> tuple[dict[str, Any], str, dict[str
     return evaluation.json(), text, curves
 
 
-def draw(curves: Mapping[str, Mapping[str, np.ndarray]], path: Path, *, columns: int) -> None:
-    """Precision over recall: a panel for each entry, a line for each of its curves."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    rows = -(-len(curves) // columns)
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(3 * columns, 2.4 * rows), sharex=True, sharey=True, layout="constrained"
-    )
-    for axis, (title, lines) in zip(axes.flat, curves.items(), strict=False):
-        for name, curve in lines.items():
-            axis.plot(np.linspace(0, 1, len(curve)), curve, label=name, lw=1.4)
-        axis.set_title(title, fontsize=9)
-        axis.set(xlim=(0, 1), ylim=(0, 1.02))
-        axis.grid(alpha=0.3)
-    axes.flat[0].legend(fontsize=7, loc="lower left")
-    figure.supxlabel("recall", fontsize=9)
-    figure.supylabel("precision (aos: orientation similarity)", fontsize=9)
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
-
-
 def run(settings: Mapping[str, Any]) -> None:
     """One evaluation."""
     if settings["format"] not in FORMATS:
@@ -114,7 +92,9 @@ def run(settings: Mapping[str, Any]) -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
     write_json(output, figures)
     output.with_suffix(".md").write_text(f"```\n{text}\n```\n")
-    draw(curves, output.with_suffix(".png"), columns=3 if settings["format"] == "kitti" else 5)
+    figure = precision_recall(curves, columns=3 if settings["format"] == "kitti" else 5)
+    figure.savefig(output.with_suffix(".png"), dpi=130)
+    plt.close(figure)
     seconds = time.perf_counter() - start
     print(f"\n{seconds:.1f} s; written: {output}, {output.stem}.md, {output.stem}.png", file=sys.stderr)
 

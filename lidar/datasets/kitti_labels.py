@@ -7,6 +7,7 @@ import numpy as np
 
 from lidar.datasets.errors import FrameError, reason
 from lidar.datasets.kitti_calib import KittiCalib
+from lidar.datasets.kitti_results import ObjectRows, boxes_of
 
 # Easy, moderate, hard: least height of the image box in pixels, greatest truncation, greatest occlusion.
 _LIMITS = ((40, 0.15, 0), (25, 0.3, 1), (25, 0.5, 2))
@@ -38,8 +39,7 @@ def label_paths(frame: Path) -> tuple[Path, Path]:
 def read_kitti_labels(label_path: str | Path, calib_path: str | Path) -> ObjectLabels:
     """Read label_2/ID.txt. DontCare regions have no box in space and are left out.
 
-    KITTI gives the centre of a box's bottom face in the rectified camera frame and its rotation about the
-    camera's y axis (down). The centre is the bottom moved up by half the height; yaw = -(ry + pi/2).
+    Data in KITTI's layout may have classes of their own; `kitti_results.read_labels` is strict, for the benchmark.
 
     Raises:
         FrameError: if a file is missing or a line is malformed.
@@ -53,14 +53,15 @@ def read_kitti_labels(label_path: str | Path, calib_path: str | Path) -> ObjectL
             "there is no such label file",
             "Only evaluation needs labels; restore label_2/ for it.",
         ) from error
-    names, values, image = [], [], []
+    names, values = [], []
     for number, line in enumerate(lines, start=1):
         words = line.split()
         if not words or words[0] == "DontCare":
             continue
         try:
-            height, width, length, x, y, z, ry = (float(word) for word in words[8:15])
-            truncated, occluded, top, bottom = (float(words[i]) for i in (1, 2, 5, 7))
+            if len(words) < 15:
+                raise ValueError(f"{len(words)} fields instead of 15")
+            numbers = [float(word) for word in words[1:15]]
         except ValueError as error:
             raise FrameError(
                 label_path,
@@ -68,28 +69,24 @@ def read_kitti_labels(label_path: str | Path, calib_path: str | Path) -> ObjectL
                 "Expected: type truncated occluded alpha, 4 image numbers, h w l, x y z, ry.",
             ) from error
         names.append(words[0])
-        values.append((x, y, z, length, width, height, ry))
-        image.append((bottom - top, truncated, occluded))
-    table = np.array(values, np.float64).reshape(-1, 7)
-    boxes = table.copy()
-    boxes[:, :3] = KittiCalib.read(calib_path).to_velodyne(table[:, :3])
-    boxes[:, 2] += table[:, 5] / 2
-    boxes[:, 6] = (-table[:, 6] - np.pi / 2 + np.pi) % (2 * np.pi) - np.pi
+        values.append(numbers)
+    rows = ObjectRows(names=np.array(names, dtype=str), values=np.array(values, np.float64).reshape(-1, 14))
     return ObjectLabels(
-        boxes=boxes.astype(np.float32),
+        boxes=boxes_of(rows, KittiCalib.read(calib_path)).astype(np.float32),
         names=tuple(names),
-        difficulty=_difficulty(np.array(image).reshape(-1, 3)),
+        difficulty=_difficulty(rows),
     )
 
 
-def _difficulty(image: np.ndarray) -> np.ndarray:
-    """Difficulty [M] of objects given as image height, truncation, occlusion.
+def _difficulty(rows: ObjectRows) -> np.ndarray:
+    """Difficulty [M] of objects.
 
     As OpenPCDet has it for ground-truth sampling: a height counts one pixel more than in the evaluation of KITTI, and
     an object on a limit is within it.
     """
-    levels = np.full(len(image), -1, np.int64)
+    heights = rows.image_boxes[:, 3] - rows.image_boxes[:, 1] + 1
+    levels = np.full(len(rows), -1, np.int64)
     for level, (height, truncated, occluded) in reversed(list(enumerate(_LIMITS))):
-        within = (image[:, 0] + 1 >= height) & (image[:, 1] <= truncated) & (image[:, 2] <= occluded)
+        within = (heights >= height) & (rows.truncated <= truncated) & (rows.occluded <= occluded)
         levels[within] = level
     return levels

@@ -123,7 +123,7 @@ def precision_recall(curves: Curves, *, columns: int = 3) -> Figure:
     for axis in axes.flat[len(shown) :]:
         axis.axis("off")
     figure.supxlabel("recall", fontsize=9)
-    figure.supylabel("precision", fontsize=9)
+    figure.supylabel("precision (aos: orientation similarity)", fontsize=9)
     return figure
 
 

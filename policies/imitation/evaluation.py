@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from envs.manipulation import EnvOptions, ManipulationEnv, make_env
-from policies.episode_files import EpisodeFile
+from policies.episode_files import EpisodeFile, run_names
 from policies.imitation.closed_loop import Actor, PolicyEpisode, run_task
 from policies.report import about_intervals, paired_by_seed, rate
 from worldmodel.training.provenance import code_commit
@@ -62,11 +62,6 @@ class Arm:
     name: str
     actors: tuple[Actor, ...]
     settings: tuple[Numbers, ...]
-
-
-def run_names(arm: Arm) -> list[str]:
-    """Names of the files of its episodes, one per training seed."""
-    return [f"{arm.name}_{i}" for i in range(len(arm.actors))] if len(arm.actors) > 1 else [arm.name]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +125,7 @@ def evaluate_arms(
     Raises:
         EpisodeFileError: if the folder holds episodes of other policies or another protocol under the same name.
     """
-    names = [run for arm in arms for run in run_names(arm)]
+    names = [run for arm in arms for run in run_names(arm.name, len(arm.actors))]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice or len({arm.name for arm in arms}) != len(arms):
         raise ValueError(
@@ -141,7 +136,7 @@ def evaluate_arms(
     files: dict[str, list[EpisodeFile]] = {}
     for arm in arms:
         files[arm.name] = []
-        for run, settings in zip(run_names(arm), arm.settings, strict=True):
+        for run, settings in zip(run_names(arm.name, len(arm.actors)), arm.settings, strict=True):
             header = {**protocol.json(), "agent": run, "settings": settings}
             files[arm.name].append(EpisodeFile(folder / f"{run}.jsonl", header=header, commit=commit))
     runs: dict[str, list[list[PolicyEpisode]]] = {a.name: [[] for _ in a.actors] for a in arms}

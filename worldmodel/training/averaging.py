@@ -39,6 +39,11 @@ class AveragedTask(nn.Module):
     def training_step(self, batch: Any, step: int) -> Loss:
         return self.task.training_step(batch, step)  # type: ignore[operator]
 
+    def learning_rate_scale(self, name: str) -> float:
+        """That of the model, if it has one: see `worldmodel.training.loop.fit`."""
+        scale = getattr(self.task, "learning_rate_scale", None)
+        return 1.0 if scale is None else scale(name.removeprefix("task."))
+
     @torch.no_grad()
     def after_step(self, step: int, total_steps: int) -> dict[str, float]:
         """The model's own update, then the average's."""

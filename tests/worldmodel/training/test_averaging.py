@@ -58,3 +58,12 @@ def test_only_the_model_is_trained_and_both_are_saved() -> None:
 def test_a_decay_outside_its_range_is_an_error(decay: float) -> None:
     with pytest.raises(ValueError, match=r"\[0, 1\)"):
         AveragedTask(Toy(), decay=decay)
+
+
+def test_rates_of_the_model_are_passed_on() -> None:
+    class Slow(Toy):
+        def learning_rate_scale(self, name: str) -> float:
+            return 0.1 if name == "weight" else 1.0
+
+    assert AveragedTask(Slow(), decay=0.9).learning_rate_scale("task.weight") == 0.1
+    assert AveragedTask(Toy(), decay=0.9).learning_rate_scale("task.weight") == 1.0
