@@ -61,7 +61,7 @@ STUDIES = {
     ),
     "eight": Study(
         tasks=EIGHT, training=25, heldout=5, shown=(5, 10, 25), episodes=10, execute=(5, 10, 30), budgets=(1000,),
-        transfer=500, steps=800,
+        transfer=500, steps=800, overrides=MEDIUM,
     ),
     "distracted": Study(
         tasks=FOUR, training=10, heldout=5, shown=(10,), episodes=15, execute=(10, 30), budgets=(1000,), distractors=16
