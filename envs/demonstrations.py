@@ -27,6 +27,7 @@ class Demonstration:
         state: [T, Ds] float32, proprioception.
         environment: [T, De] float32, the low-dimensional rest of the observation (objects, goal), or None.
         image: [T, H, W, 3] uint8, or None.
+        points: T LiDAR sweeps [P, 4] float32 (x, y, z in metres in the sensor's frame, intensity 0..1), or None.
         action: [T, Da] float32, the expert's choice without noise, within the bounds of the environment.
         task: what was done; of recordings of this project the name that `envs.manipulation.make_env` takes.
         seed: of the environment's reset.
@@ -43,6 +44,7 @@ class Demonstration:
     task: str
     seed: int
     success: bool
+    points: tuple[np.ndarray, ...] | None = None
 
     def __post_init__(self) -> None:
         named = f"demonstration of {self.task!r}, seed {self.seed}"
@@ -65,7 +67,19 @@ class Demonstration:
             raise ValueError(
                 f"{named}: image must be [T, H, W, 3] uint8, got {list(image.shape)} {image.dtype}"
             )
-        rows_of = {"state": self.state, "environment": self.environment, "image": image}
+        for step, sweep in enumerate(self.points or ()):
+            if sweep.ndim != 2 or sweep.shape[1] != 4 or sweep.dtype != np.float32:
+                raise ValueError(
+                    f"{named}: points must be [P, 4] float32, got {list(sweep.shape)} {sweep.dtype} in step {step}"
+                )
+            if not np.isfinite(sweep).all():
+                raise ValueError(f"{named}: points hold NaN or infinite numbers, first in step {step}")
+        rows_of = {
+            "state": self.state,
+            "environment": self.environment,
+            "image": image,
+            "points": self.points,
+        }
         lengths = {name: len(rows) for name, rows in rows_of.items() if rows is not None}
         if set(lengths.values()) != {len(self.action)} or not len(self.action):
             raise ValueError(

@@ -11,11 +11,15 @@ import torch
 from runs import locate
 
 from envs.demonstrations import ACTION, Demonstration, action_bounds, load_demonstrations
+from envs.driving.demonstrations import TASK as DRIVING
+from envs.driving.demonstrations import drive_demonstration, drive_files
+from envs.driving.drive_store import ACTION as DRIVEN
 from envs.manipulation import EnvOptions
 from envs.manipulation.recording import recorded_options
-from policies.imitation.build import Auxiliary, Sizes, build_policy
+from policies.imitation.build import Auxiliary, Sizes, build_policy, described_backbone
 from policies.imitation.chunks import ChunkDataset, check_apart, seeds_by_task, split_demonstrations
 from policies.imitation.export import ExportedPolicy
+from policies.imitation.lidar_tokens import LidarBackbone
 from policies.imitation.policy import ImitationPolicy, Interface
 from policies.imitation.statistics import Statistics
 from policies.imitation.targets import momentum_of_run
@@ -86,20 +90,35 @@ def demonstrations(settings: Settings) -> Demonstrations:
         hidden += range(len(kept) + count - chosen["action_free"], len(kept) + count)
         kept += mine[:count]
     labelled = np.concatenate([d.action for i, d in enumerate(kept) if i not in hidden])
-    stored = action_bounds(chosen["root"], action=chosen["columns"]["action"] or ACTION)
+    driven = bool(drive_files(chosen["root"]))
+    stored = (
+        (DRIVEN.low, DRIVEN.high)
+        if driven
+        else action_bounds(chosen["root"], action=chosen["columns"]["action"] or ACTION)
+    )
     return Demonstrations(
         training=kept,
         heldout=[found[i] for i in heldout],
         action_free=tuple(hidden),
         failures_left_out=len(everything) - len(found),
         bounds=stored or (labelled.min(0), labelled.max(0)),
-        options=recorded_options(chosen["root"]),
+        options=None if driven else recorded_options(chosen["root"]),
     )
 
 
 def _loaded(settings: Settings) -> list[Demonstration]:
     """All demonstrations, under the names of their environments."""
     chosen, seen = settings["demonstrations"], settings["observe"]
+    if drives := drive_files(chosen["root"]):
+        if unknown := sorted(set(chosen["tasks"] or ()) - {DRIVING}):
+            raise ValueError(f"{chosen['root']} has no task {', '.join(unknown)}; it has {DRIVING}")
+        found = [drive_demonstration(path) for path in drives]
+        return found if seen["points"] else [replace(d, points=None) for d in found]
+    if seen["points"]:
+        raise ValueError(
+            f"{chosen['root']} holds no drives, whose LiDAR sweeps observe.points=true asks for: make some with "
+            f"simulate_lidar.py --drives"
+        )
     columns = {name: key for name, key in chosen["columns"].items() if key is not None}
     picture = columns.pop("image", True)
     others = {} if seen["environment"] else {"environment": None}
@@ -128,6 +147,7 @@ def interface(settings: Settings, shown: Demonstrations) -> Interface:
         tasks=shown.tasks,
         environment_dim=None if first.environment is None else first.environment.shape[1],
         image_size=None if first.image is None else (first.image.shape[1], first.image.shape[2]),
+        points=first.points is not None,
     )
 
 
@@ -155,12 +175,12 @@ def policy(settings: Settings, made_for: Interface, statistics: Statistics | Non
         )
 
 
-def backbone(settings: Settings) -> Backbone | None:
-    """The image encoder of the `backbone` group, as pretrained.py completed it; None for the one of the sizes."""
+def backbone(settings: Settings) -> Backbone | LidarBackbone | None:
+    """The encoder of the `backbone` group, as pretrained.py completed it; None for the one of the sizes."""
     given = settings["backbone"]
     if not given["run"]:
         return None
-    return Backbone(frozen=given["frozen"], **given["built_as"])
+    return described_backbone({**given["built_as"], "frozen": given["frozen"]})
 
 
 def measured_statistics(shown: Demonstrations) -> Statistics:

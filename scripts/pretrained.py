@@ -1,21 +1,28 @@
-"""What train_policy.py takes over from other runs: image encoders of world models, context encoders of policies."""
+"""What train_policy.py takes over from other runs: encoders of images and of LiDAR sweeps, context encoders."""
 
 import json
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from imitation import load_policy
-from runs import locate
+from runs import load_task, locate, run_settings
+from settings import encoder_config
 from torch import nn
 from world_models import load_world_model
 
+from envs.demonstrations import Demonstration
 from policies.imitation.context import ContextEncoder
+from policies.imitation.lidar_tokens import LidarTokens
 from policies.imitation.policy import ImitationPolicy
 from policies.imitation.vision import ImageTokens
 from worldmodel.training.checkpoints import load_strict
 from worldmodel.training.run_folder import RunFolderError
 
 Settings = dict[str, Any]
+CALIBRATION = 32  # sweeps
 
 
 def completed(settings: Settings) -> Settings:
@@ -26,16 +33,13 @@ def completed(settings: Settings) -> Settings:
         RunFolderError: if they are no such runs.
     """
     given, start = settings["backbone"], settings["start"]["run"]
+    if given["weights"] not in ("pretrained", "random"):
+        raise ValueError(f"backbone.weights is pretrained or random, got {given['weights']!r}")
     if given["run"]:
-        world_model = load_world_model(Path(given["run"]))
-        known = world_model.settings["world_model"]
-        built_as = {
-            "encoder": known["encoder"],
-            "embed_dim": known["embed_dim"],
-            "options": known["encoder_options"],
-            "image_size": getattr(world_model.model.encoder, "image_size", None),
+        settings = {
+            **settings,
+            "backbone": {**given, "built_as": _built_as(Path(given["run"]), given["pool"])},
         }
-        settings = {**settings, "backbone": {**given, "built_as": built_as}}
     if start:
         run, _ = locate(Path(start))
         seen = json.loads(run.config.read_text()).get("training_seeds")
@@ -45,20 +49,67 @@ def completed(settings: Settings) -> Settings:
     return settings
 
 
-def load_pretrained(made: ImitationPolicy, settings: Settings) -> None:
+def _built_as(run: Path, pool: int) -> Settings:
+    """Of a pretraining run or a world model: what `policies.imitation.build.described_backbone` takes but `frozen`."""
+    if _is_lidar(run):
+        known = asdict(encoder_config(run_settings(locate(run)[0])))
+        # A run of spconv is read anywhere: the weights are the same.
+        return {"kind": "lidar", "encoder": {**known, "backend": "auto"}, "pool": pool}
+    world_model = load_world_model(run)
+    known = world_model.settings["world_model"]
+    return {
+        "encoder": known["encoder"],
+        "embed_dim": known["embed_dim"],
+        "options": known["encoder_options"],
+        "image_size": getattr(world_model.model.encoder, "image_size", None),
+    }
+
+
+def _is_lidar(run: Path) -> bool:
+    folder, _ = locate(run)
+    try:
+        return "objective" in json.loads(folder.config.read_text())
+    except (OSError, ValueError) as error:
+        raise RunFolderError(f"{folder.config} cannot be read: {error}") from error
+
+
+def load_pretrained(made: ImitationPolicy, settings: Settings, training: Sequence[Demonstration]) -> None:
     """Weights of backbone.run and of start.run, where they are given.
+
+    Args:
+        training: demonstrations, on whose sweeps the BatchNorm of a LiDAR encoder is recalibrated.
 
     Raises:
         ValueError: if the policy to start from sees something else, or this one has no place for it.
         CheckpointError: if sizes differ.
     """
-    if settings["backbone"]["run"]:
-        pretrained = load_world_model(Path(settings["backbone"]["run"]))
-        for tokens in _all(made, ImageTokens):  # the copy that makes image targets begins alike
-            source = f"the encoder of {pretrained.checkpoint}"
-            load_strict(tokens.backbone, pretrained.model.encoder.state_dict(), source=source)
+    given = settings["backbone"]
+    if given["run"]:
+        _load_backbone(made, Path(given["run"]), training, random=given["weights"] == "random")
     if settings["start"]["run"]:
         _start(made, Path(settings["start"]["run"]), frozen=settings["start"]["frozen"])
+
+
+def _load_backbone(
+    made: ImitationPolicy, run: Path, training: Sequence[Demonstration], *, random: bool
+) -> None:
+    for tokens in _all(made, LidarTokens):
+        folder, checkpoint = locate(run)
+        if not random:
+            weights = load_task(run_settings(folder), checkpoint).model.encoder.state_dict()
+            load_strict(tokens.backbone.encoder, weights, source=f"the encoder of {checkpoint}")
+        tokens.recalibrate(_sweeps(training))
+    if not random and (images := _all(made, ImageTokens)):
+        pretrained = load_world_model(run)
+        for tokens in images:  # the copy that makes image targets begins alike
+            source = f"the encoder of {pretrained.checkpoint}"
+            load_strict(tokens.backbone, pretrained.model.encoder.state_dict(), source=source)
+
+
+def _sweeps(training: Sequence[Demonstration]) -> list[torch.Tensor]:
+    """The middle sweeps of as many demonstrations as are needed, evenly spaced."""
+    chosen = training[:: max(1, len(training) // CALIBRATION)][:CALIBRATION]
+    return [torch.from_numpy(d.points[len(d) // 2]) for d in chosen if d.points is not None]
 
 
 def _start(made: ImitationPolicy, run: Path, *, frozen: bool) -> None:
@@ -85,8 +136,8 @@ def _start(made: ImitationPolicy, run: Path, *, frozen: bool) -> None:
 def _seen(policy: ImitationPolicy) -> str:
     seen = policy.interface
     return (
-        f"a state of {seen.state_dim}, an environment of {seen.environment_dim}, images of {seen.image_size} and the "
-        f"tasks {', '.join(seen.tasks)}"
+        f"a state of {seen.state_dim}, an environment of {seen.environment_dim}, images of {seen.image_size}, "
+        f"{'LiDAR sweeps' if seen.points else 'no LiDAR sweeps'} and the tasks {', '.join(seen.tasks)}"
     )
 
 

@@ -4,6 +4,7 @@ python scripts/train_policy.py demonstrations.root=data/metaworld               
 python scripts/train_policy.py demonstrations.root=data/metaworld policy=act         or act_cvae, raw_state, bc, flow
 python scripts/train_policy.py demonstrations.root=DIR size=paper observe.image=true trainer.max_steps=4000
 python scripts/train_policy.py demonstrations.root=DIR observe.image=true backbone.run=WORLD_MODEL_RUN
+python scripts/train_policy.py demonstrations.root=DRIVES observe.points=true backbone.run=PRETRAINING_RUN chunk=10
 python scripts/train_policy.py demonstrations.root=DIR policy=act start.run=POLICY_RUN   second of two stages
 python scripts/train_policy.py run.dir=DIR resume=true ...                           continue where a run stopped
 
@@ -30,7 +31,7 @@ def prepare(settings: Settings) -> Prepared:
     training, heldout = datasets(settings, shown)
     held = settings["trainer"]["heldout_stretches"]
     made = policy(settings, made_for, measured_statistics(shown))
-    load_pretrained(made, settings)
+    load_pretrained(made, settings, shown.training)
     decay = settings["weight_average"]
     return Prepared(
         task=made if decay is None else AveragedTask(made, decay=decay),

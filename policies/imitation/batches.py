@@ -60,6 +60,8 @@ class PolicyObservation:
         state: [B, Ds] float32, proprioception.
         environment: [B, De] float32, the low-dimensional rest of the observation, or None.
         image: [B, 3, H, W] uint8, or None.
+        points: [B, P, 4] float32, a LiDAR sweep (x, y, z in metres, intensity 0..1), or None; rows of infinity are no
+            points.
         task: [B] int64, index among the tasks of the policy.
         history: earlier steps; read only by policies with a memory.
     """
@@ -69,6 +71,7 @@ class PolicyObservation:
     image: torch.Tensor | None
     task: torch.Tensor
     history: History | None = None
+    points: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.state.ndim != 2 or self.task.shape != self.state.shape[:1] or self.task.dtype != torch.int64:
@@ -76,7 +79,11 @@ class PolicyObservation:
                 f"state is [B, Ds] and task [B] int64, got {tuple(self.state.shape)} and {tuple(self.task.shape)} "
                 f"{self.task.dtype}"
             )
-        for name, value, ndim in (("environment", self.environment, 2), ("image", self.image, 4)):
+        for name, value, ndim in (
+            ("environment", self.environment, 2),
+            ("image", self.image, 4),
+            ("points", self.points, 3),
+        ):
             if value is not None and (value.ndim != ndim or len(value) != len(self.state)):
                 raise ObservationError(
                     f"{name} must have {ndim} axes and {len(self.state)} rows, got {tuple(value.shape)}"
@@ -84,6 +91,11 @@ class PolicyObservation:
 
     def __len__(self) -> int:
         return len(self.state)
+
+    @property
+    def sensor(self) -> torch.Tensor | None:
+        """What the sensor tokens are made of: the image, or the sweep."""
+        return self.points if self.image is None else self.image
 
     def to(self, device: torch.device | str) -> "PolicyObservation":
         """The same observation on another device."""
@@ -112,6 +124,7 @@ class ChunkBatch:
         seeds: one integer per stretch: the seed of every random draw made for it.
         environments: [B, T, De], all steps, where the data set was asked for them, else None.
         images: [B, K, 3, H, W] uint8 of the steps 0, s, 2 s, ... below T, where it was asked for a stride s, else None.
+        points: [B, P, 4] float32 of the current step, or None.
     """
 
     state: torch.Tensor
@@ -124,6 +137,7 @@ class ChunkBatch:
     seeds: tuple[int, ...]
     environments: torch.Tensor | None = None
     images: torch.Tensor | None = None
+    points: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
         batch = len(self.seeds)
@@ -146,7 +160,11 @@ class ChunkBatch:
     def observation(self) -> PolicyObservation:
         """What a policy sees."""
         return PolicyObservation(
-            state=self.state[:, 0], environment=self.environment, image=self.image, task=self.task
+            state=self.state[:, 0],
+            environment=self.environment,
+            image=self.image,
+            task=self.task,
+            points=self.points,
         )
 
     @property

@@ -8,6 +8,7 @@ from torch import nn
 
 from policies.imitation.batches import ChunkBatch, PolicyObservation
 from policies.imitation.interface import Interface
+from policies.imitation.lidar_tokens import LidarTokens
 from policies.imitation.policy import Noise, action_l1
 from policies.imitation.vision import ImageTokens
 from worldmodel.objectives import Loss
@@ -18,8 +19,8 @@ class BehaviourCloning(nn.Module):
 
     Args:
         interface: of the policy; its chunk is the number of actions.
-        vision: image tokens [B, K, dim], where there are images.
-        dim: of the task embedding and of the image tokens.
+        vision: image or LiDAR tokens [B, K, dim], where there are any.
+        dim: of the task embedding and of these tokens.
         hidden, layers: of the perceptron.
         dropout: after each hidden layer.
     """
@@ -32,7 +33,7 @@ class BehaviourCloning(nn.Module):
         hidden: int = 256,
         layers: int = 2,
         dropout: float = 0.1,
-        vision: ImageTokens | None = None,
+        vision: ImageTokens | LidarTokens | None = None,
     ) -> None:
         super().__init__()
         self.interface, self.vision = interface, vision
@@ -59,8 +60,8 @@ class BehaviourCloning(nn.Module):
         parts = [observation.state, self.task_embedding(observation.task)]
         if observation.environment is not None:
             parts.append(observation.environment)
-        if self.vision is not None and observation.image is not None:
-            parts.append(self.vision(observation.image).mean(1))
+        if self.vision is not None and observation.sensor is not None:
+            parts.append(self.vision(observation.sensor).mean(1))
         return self.body(torch.cat(parts, dim=1)).unsqueeze(1)
 
     def after_step(self, step: int, total_steps: int) -> dict[str, float]:

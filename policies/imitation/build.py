@@ -1,5 +1,6 @@
 """The policies by name and size."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,6 +13,7 @@ from policies.imitation.bc import BehaviourCloning
 from policies.imitation.context import ContextEncoder, StateTransformer
 from policies.imitation.flow import FlowPolicy
 from policies.imitation.interface import Interface
+from policies.imitation.lidar_tokens import LidarBackbone, LidarTokens
 from policies.imitation.policy import ImitationPolicy
 from policies.imitation.statistics import Statistics
 from policies.imitation.targets import (
@@ -29,6 +31,9 @@ Name = Literal["act", "act_cvae", "act_jepa", "bc", "autoregressive", "flow"]
 TargetName = Literal["latent", "shared_latent", "raw_state", "image"]
 NAMES: tuple[Name, ...] = ("act", "act_cvae", "act_jepa", "bc", "autoregressive", "flow")
 TARGETS: tuple[TargetName, ...] = ("latent", "shared_latent", "raw_state", "image")
+
+
+BACKBONES: dict[str, type[Backbone | LidarBackbone]] = {"image": Backbone, "lidar": LidarBackbone}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,30 +108,28 @@ def build_network(
     interface: Interface,
     sizes: Sizes,
     auxiliary: Auxiliary | None = None,
-    backbone: Backbone | None = None,
+    backbone: Backbone | LidarBackbone | None = None,
 ) -> nn.Module:
     """The network of a policy.
 
     Args:
         auxiliary: of act_jepa; of the others only its `causal` is read.
-        backbone: the image encoder, in place of the one of the sizes.
+        backbone: the image encoder, in place of the one of the sizes, or the encoder of LiDAR sweeps.
 
     Raises:
         ValueError: naming what is unknown.
     """
     if name not in NAMES:
         raise ValueError(f"the policy is one of {', '.join(NAMES)}, got {name!r}")
-    vision = None
-    if interface.image_size is not None:
-        vision = image_tokens(sizes) if backbone is None else backbone.tokens(interface.image_size, sizes.dim)
-    elif backbone is not None:
-        raise ValueError("a backbone reads images, and this policy sees none: add observe.image=true")
+    vision = sensor_tokens(interface, sizes, backbone)
     layer: dict[str, Any] = {"heads": sizes.heads, "hidden": sizes.hidden, "dropout": sizes.dropout}
     if name == "bc":
         return BehaviourCloning(
             interface=interface, dim=sizes.dim, hidden=sizes.hidden, dropout=sizes.dropout, vision=vision
         )
     if name == "autoregressive":
+        if isinstance(vision, LidarTokens):
+            raise ValueError("an autoregressive policy sees no LiDAR sweeps: choose another policy")
         return AutoregressiveTransformer(
             interface=interface, dim=sizes.dim, layers=sizes.encoder_layers + 1, vision=vision, **layer
         )
@@ -180,7 +183,7 @@ def _with_predictor(act: ACT, interface: Interface, sizes: Sizes, auxiliary: Aux
     elif auxiliary.target == "raw_state":
         targets, out_dim = RawStateTargets(), interface.state_dim
     else:
-        if act.context.vision is None:
+        if not isinstance(act.context.vision, ImageTokens):
             raise ValueError("image targets need a policy that sees images")
         stride = auxiliary.image_stride
         targets = ImageTargets(act.context.vision, stride=stride, momentum=auxiliary.momentum)
@@ -206,6 +209,52 @@ def _with_predictor(act: ACT, interface: Interface, sizes: Sizes, auxiliary: Aux
     )
 
 
+def sensor_tokens(
+    interface: Interface, sizes: Sizes, backbone: Backbone | LidarBackbone | None
+) -> ImageTokens | LidarTokens | None:
+    """What turns the image or the sweep of an observation into tokens; None where the policy sees neither.
+
+    Raises:
+        ValueError: if the backbone is for something else than what the policy sees, or is missing.
+    """
+    if interface.points:
+        if not isinstance(backbone, LidarBackbone):
+            raise ValueError(
+                "LiDAR sweeps are read by a sparse encoder: add backbone.run=RUN, of pretrain_lidar.py"
+            )
+        return backbone.tokens(sizes.dim)
+    if interface.image_size is not None:
+        if isinstance(backbone, LidarBackbone):
+            raise ValueError("the backbone reads LiDAR sweeps, and this policy sees images")
+        return image_tokens(sizes) if backbone is None else backbone.tokens(interface.image_size, sizes.dim)
+    if backbone is not None:
+        raise ValueError(
+            "a backbone reads images or LiDAR sweeps, and this policy sees neither: add observe.image=true or "
+            "observe.points=true"
+        )
+    return None
+
+
+def described_backbone(told: Mapping[str, Any] | None) -> Backbone | LidarBackbone | None:
+    """The backbone of a JSON description; `kind` is image, where nothing is said, or lidar.
+
+    Raises:
+        TypeError, ValueError: if it is none.
+    """
+    if told is None:
+        return None
+    given = dict(told)
+    kind = given.pop("kind", "image")
+    if kind not in BACKBONES:
+        raise ValueError(f"the kind of a backbone is {' or '.join(BACKBONES)}, got {kind!r}")
+    return BACKBONES[kind](**given)
+
+
+def backbone_kind(backbone: Backbone | LidarBackbone) -> str:
+    """As `described_backbone` reads it."""
+    return next(kind for kind, made in BACKBONES.items() if isinstance(backbone, made))
+
+
 def image_tokens(sizes: Sizes) -> ImageTokens:
     """New image tokens of the given sizes."""
     if sizes.vision == "small":
@@ -224,7 +273,7 @@ def build_policy(
     sizes: Sizes = SMALL,
     auxiliary: Auxiliary | None = None,
     statistics: Statistics | None = None,
-    backbone: Backbone | None = None,
+    backbone: Backbone | LidarBackbone | None = None,
 ) -> ImitationPolicy:
     """A policy; without `statistics` one that must be loaded from a checkpoint before it works.
 

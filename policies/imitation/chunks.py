@@ -27,6 +27,7 @@ class Stretch:
     seed: int
     environments: np.ndarray | None
     images: np.ndarray | None
+    points: np.ndarray | None
 
 
 class ChunkDataset(Dataset[Stretch]):
@@ -105,12 +106,20 @@ class ChunkDataset(Dataset[Stretch]):
             if environment is not None and self.environment_sequence
             else None,
             images=image[frames] if image is not None and frames is not None else None,
+            points=None if shown.points is None else shown.points[start],
         )
 
 
 def _check_alike(demonstrations: Sequence[Demonstration]) -> None:
     def parts(d: Demonstration) -> dict[str, tuple[int, ...] | None]:
-        arrays = {"state": d.state, "environment": d.environment, "image": d.image, "action": d.action}
+        sweep = None if d.points is None else d.points[0][None, 0]
+        arrays = {
+            "state": d.state,
+            "environment": d.environment,
+            "image": d.image,
+            "action": d.action,
+            "points": sweep,
+        }
         return {name: None if a is None else a.shape[1:] for name, a in arrays.items()}
 
     first = parts(demonstrations[0])
@@ -159,7 +168,19 @@ def collate_chunks(stretches: Sequence[Stretch]) -> ChunkBatch:
         seeds=tuple(s.seed for s in stretches),
         environments=stacked("environments"),
         images=stacked("images"),
+        points=_padded([s.points for s in stretches]),
     )
+
+
+def _padded(sweeps: Sequence[np.ndarray | None]) -> torch.Tensor | None:
+    """Sweeps [P, 4] as one array, filled up with rows of infinity."""
+    there = [s for s in sweeps if s is not None]
+    if not there:
+        return None
+    together = np.full((len(sweeps), max(map(len, there)), 4), np.inf, np.float32)
+    for row, sweep in zip(together, there, strict=True):
+        row[: len(sweep)] = sweep
+    return torch.from_numpy(together)
 
 
 def chunk_batches(

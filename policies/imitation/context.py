@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from policies.imitation.batches import PolicyObservation
+from policies.imitation.lidar_tokens import LidarTokens
 from policies.imitation.vision import ImageTokens
 from worldmodel.nn.decoder import Encoder, sequence_positions
 
@@ -64,13 +65,13 @@ class StateTransformer(nn.Module):
 class ContextEncoder(nn.Module):
     """An observation of the current step to the memory that all heads read.
 
-    Tokens are the task, the state, the environment and the image (each where there is one), all seeing all; only image
-    tokens carry positions.
+    Tokens are the task, the state, the environment and the image or LiDAR sweep (each where there is one), all seeing
+    all; only those of the sensor carry positions.
 
     Args:
         transformer: of task and state.
         environment_dim: De, or None.
-        vision: image tokens of the transformer's width, or None.
+        vision: image or LiDAR tokens of the transformer's width, or None.
 
     `freeze` keeps it as it is, for the second of two stages.
     """
@@ -82,7 +83,7 @@ class ContextEncoder(nn.Module):
         *,
         transformer: StateTransformer,
         environment_dim: int | None = None,
-        vision: ImageTokens | None = None,
+        vision: ImageTokens | LidarTokens | None = None,
     ) -> None:
         super().__init__()
         self.transformer, self.vision = transformer, vision
@@ -113,5 +114,5 @@ class ContextEncoder(nn.Module):
             parts.append(extra)
         tokens = torch.stack(parts, dim=1)
         if self.vision is not None:
-            tokens = torch.cat([tokens, self.vision(observation.image)], dim=1)
+            tokens = torch.cat([tokens, self.vision(observation.sensor)], dim=1)
         return self.transformer.encoder(tokens)

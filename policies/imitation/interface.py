@@ -21,6 +21,7 @@ class Interface:
         tasks: names, whose place is the task index.
         environment_dim: De, or None for none.
         image_size: (height, width), or None for none.
+        points: whether it sees LiDAR sweeps.
     """
 
     state_dim: int
@@ -29,12 +30,15 @@ class Interface:
     tasks: tuple[str, ...]
     environment_dim: int | None = None
     image_size: tuple[int, int] | None = None
+    points: bool = False
 
     def __post_init__(self) -> None:
         if min(self.state_dim, self.action_dim, self.chunk) < 1 or not self.tasks:
             raise ValueError(
                 f"widths and chunk are at least 1 and a policy has at least one task, got {self}"
             )
+        if self.points and self.image_size is not None:
+            raise ValueError("a policy sees images or LiDAR sweeps, not both: leave out one of them")
         if len(set(self.tasks)) != len(self.tasks):
             raise ValueError(f"a task stands twice in {self.tasks}")
 
@@ -89,7 +93,10 @@ class Interface:
     def _check_shapes(self, observation: PolicyObservation) -> None:
         image = None if self.image_size is None else (3, *self.image_size)
         environment = None if self.environment_dim is None else (self.environment_dim,)
-        expected = {"state": (self.state_dim,), "environment": environment, "image": image}
+        points = None
+        if self.points:  # sweeps have any number of points
+            points = (0 if observation.points is None else observation.points.shape[1], 4)
+        expected = {"state": (self.state_dim,), "environment": environment, "image": image, "points": points}
         for name, shape in expected.items():
             value = getattr(observation, name)
             if value is None and shape is not None:
