@@ -5,7 +5,8 @@ import torch
 from lidar.detection.boxes import check_boxes
 from lidar.detection.overlap import paired_bev_iou, touching
 
-# Boxes decided at a time. What they suppress further down is never compared among itself.
+# Boxes decided at a time, at first: what they suppress further down is never compared among itself. Where they suppress
+# little, that saves little, and blocks grow.
 _BLOCK = 256
 
 
@@ -42,17 +43,18 @@ def rotated_nms(
     ranked = boxes[order, :7]
     undecided = torch.arange(len(order), device=order.device)
     kept: list[torch.Tensor] = []
-    count = 0
+    count, size = 0, _BLOCK
     while len(undecided) and (after is None or count < after):
-        block, undecided = undecided[:_BLOCK], undecided[_BLOCK:]
-        better, worse = touching(ranked[block], ranked[block])
+        block, undecided = undecided[:size], undecided[size:]
+        better, worse = touching(ranked[block], ranked[block], over=threshold)
         above = better < worse
         pairs = better[above], worse[above]
         over = _over(ranked[block], ranked[block], pairs, threshold)
         kept.append(block[_greedy(*over, len(block))])
         count += len(kept[-1])
+        size *= 1 + (2 * len(kept[-1]) > len(block))
         best, rest = ranked[kept[-1]], ranked[undecided]
-        _, gone = _over(best, rest, touching(best, rest), threshold)
+        _, gone = _over(best, rest, touching(best, rest, over=threshold), threshold)
         alive = torch.ones_like(undecided, dtype=torch.bool)
         alive[gone] = False
         undecided = undecided[alive]
@@ -64,7 +66,7 @@ def _over(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Those of the pairs (row of a, row of b) whose overlap exceeds the threshold."""
     rows, columns = pairs
-    over = paired_bev_iou(a[rows], b[columns]) > threshold
+    over = paired_bev_iou(a.index_select(0, rows), b.index_select(0, columns)) > threshold
     return rows[over], columns[over]
 
 

@@ -17,6 +17,9 @@ from lidar.detection.boxes import check_boxes
 # Pairs at a time in the search for those that can touch: what stays in a CPU's cache, what fills a GPU.
 _BLOCK = {"cpu": 1 << 17}
 _BLOCK_ELSEWHERE = 1 << 24
+# Only pairs within reach along x are looked at where that leaves fewer than one in so many: a look at one of them
+# costs several times what it does in a table of all pairs.
+_SPARSE = 6
 
 # Signs of half the length and half the width at the corners.
 _CLOCKWISE = ((1, 1), (1, -1), (-1, -1), (-1, 1))
@@ -90,27 +93,50 @@ def iou_3d(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return iou
 
 
-def touching(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Row and column indices [K] of pairs whose circles, around the boxes seen from above, meet.
+def touching(a: torch.Tensor, b: torch.Tensor, *, over: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Row and column indices [K] of pairs that may have an IoU above `over` seen from above, told by their distance.
 
-    Every pair that overlaps is among them; most others are not.
+    Every pair that has one is among them; most others are not. Circles around the boxes must meet. And with an IoU
+    above t the centres are no farther apart than r (1 - t) / t, r half the diagonal of either box: the box A, shifted
+    by twice the distance c, is B's mirror image of A, so that A and it share at least 2 I - |B|, at least (2 - 1 / t) |A|
+    with I = |A and B| > t max(|A|, |B|); but the share is at most 1 - 2 |c_x| / L and 1 - 2 |c_y| / W of A.
     """
-    rows: list[torch.Tensor] = []
-    columns: list[torch.Tensor] = []
-    # A little more than the circles, for rounding.
-    reach_a, reach_b = (torch.linalg.vector_norm(v[:, 3:5], dim=1) * 0.50001 for v in (a, b))
-    step = max(1, _BLOCK.get(a.device.type, _BLOCK_ELSEWHERE) // max(1, len(b)))
-    for first in range(0, len(a), step):
-        part = slice(first, first + step)
-        near = (a[part, None, 0] - b[:, 0]).square_()
-        near += (a[part, None, 1] - b[:, 1]).square_()
-        row, column = (near <= (reach_a[part, None] + reach_b).square_()).nonzero(as_tuple=True)
-        rows.append(row + first)
-        columns.append(column)
-    if not rows:
+    if not len(a) or not len(b):
         nothing = torch.zeros(0, dtype=torch.int64, device=a.device)
         return nothing, nothing
-    return torch.cat(rows), torch.cat(columns)
+    factor = max(0.0, (1 - over) / over) if over > 1 / 3 else None
+    # x, y and half the diagonal, a little more for rounding: [3, N].
+    of_a, of_b = (
+        torch.stack([v[:, 0], v[:, 1], torch.linalg.vector_norm(v[:, 3:5], dim=1) * 0.50001]) for v in (a, b)
+    )
+    window = of_a[2] + of_b[2].max() if factor is None else of_a[2] * factor
+    order = of_b[0].argsort()
+    along = of_b[0, order]
+    first = torch.searchsorted(along, of_a[0] - window)
+    counts = torch.searchsorted(along, of_a[0] + window, right=True) - first
+    total = int(counts.sum())
+    block = _BLOCK.get(a.device.type, _BLOCK_ELSEWHERE)
+    if total <= min(4 * block, len(a) * len(b) // _SPARSE):
+        repeated = of_a.repeat_interleave(counts, dim=1, output_size=total)
+        ends = counts.cumsum(0)
+        places = torch.arange(total, device=a.device)
+        places += (first - (ends - counts)).repeat_interleave(counts, output_size=total)
+        near = _close(repeated, of_b[:, order].index_select(1, places), factor).nonzero()[:, 0]
+        return torch.searchsorted(ends, near, right=True), order[places[near]]
+    step = max(1, block // len(b))
+    found = []
+    for start in range(0, len(a), step):
+        part = of_a[:, start : start + step, None]
+        row, column = _close(part, of_b[:, None], factor).nonzero(as_tuple=True)
+        found.append(torch.stack([row + start, column]))
+    rows, columns = torch.cat(found, dim=1)
+    return rows, columns
+
+
+def _close(a: torch.Tensor, b: torch.Tensor, factor: float | None) -> torch.Tensor:
+    """Whether circles (x, y, radius) meet, or the centres are within `factor` times the smaller radius."""
+    reach = a[2] + b[2] if factor is None else torch.minimum(a[2], b[2]).mul_(factor)
+    return (a[0] - b[0]).square_().add_((a[1] - b[1]).square_()) <= reach.square_()
 
 
 def _turned(x: torch.Tensor, y: torch.Tensor, heading: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -17,6 +17,7 @@ from lidar.detection.overlap import (
     paired_bev_intersection,
     paired_bev_iou,
     paired_iou_3d,
+    touching,
 )
 
 
@@ -171,3 +172,27 @@ def test_wrong_shapes_and_types_are_refused() -> None:
         bev_iou(torch.zeros(1, 7), torch.zeros(1, 7, dtype=torch.float64))
     with pytest.raises(ValueError, match="as many first"):
         paired_bev_iou(torch.zeros(1, 7), torch.zeros(2, 7))
+
+
+@pytest.mark.parametrize("over", [0.0, 0.2, 0.34, 0.5, 0.7, 0.95, 1.0])
+@pytest.mark.parametrize("extent", [3.0, 300.0])
+def test_no_pair_above_a_threshold_is_passed_over(over: float, extent: float) -> None:
+    """Against all pairs; squares, needles and cars, in a crowd (all pairs are looked at) and far apart (windows)."""
+    generator = torch.Generator().manual_seed(0)
+    count = 300
+    boxes = torch.rand(count, 7, dtype=torch.float64, generator=generator)
+    boxes[:, :2] *= extent
+    shapes = torch.tensor([[2.0, 2.0, 1.0], [8.0, 0.3, 1.0], [3.9, 1.6, 1.5]], dtype=torch.float64)
+    boxes[:, 3:6] = shapes[torch.arange(count) % 3] * (0.8 + 0.4 * boxes[:, 3:6])
+    boxes[:, 6] *= 6.28
+    # Near copies, so that there are pairs of every overlap.
+    copies = boxes[: count // 2].clone()
+    copies[:, :2] += 0.3 * torch.randn(count // 2, 2, dtype=torch.float64, generator=generator)
+    boxes = torch.cat([boxes, copies])
+    rows, columns = (v.flatten() for v in torch.meshgrid(*[torch.arange(len(boxes))] * 2, indexing="ij"))
+    overlap = paired_bev_iou(boxes[rows], boxes[columns]).view(len(boxes), -1)
+    found = torch.zeros_like(overlap, dtype=torch.bool)
+    found[touching(boxes, boxes, over=over)] = True
+    assert not bool(((overlap > over) & ~found).any())
+    if extent == 300.0:
+        assert found.float().mean() < 0.05
