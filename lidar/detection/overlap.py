@@ -98,7 +98,7 @@ def touching(a: torch.Tensor, b: torch.Tensor, *, over: float = 0.0) -> tuple[to
 
     Every pair that has one is among them; most others are not. Circles around the boxes must meet. And with an IoU
     above t the centres are no farther apart than r (1 - t) / t, r half the diagonal of either box: the box A, shifted
-    by twice the distance c, is B's mirror image of A, so that A and it share at least 2 I - |B|, at least (2 - 1 / t) |A|
+    by twice the distance c, is B's mirror image of A; so A and it share at least 2 I - |B|, at least (2 - 1 / t) |A|
     with I = |A and B| > t max(|A|, |B|); but the share is at most 1 - 2 |c_x| / L and 1 - 2 |c_y| / W of A.
     """
     if not len(a) or not len(b):
