@@ -1,6 +1,9 @@
 """Columns of the data files to and from numpy arrays, and the check of what may be written."""
 
+import os
+from collections import deque
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -8,6 +11,9 @@ import pyarrow as pa
 
 from envs.lerobot.pixels import decode_image, encode_png, from_pixels, to_pixels
 from envs.lerobot.schema import BOOKKEEPING, DatasetFormatError, EpisodeError, Feature, arrow_type
+
+_THREADS = min(8, os.cpu_count() or 1)  # that decode the images of a column
+_FRAMES_PER_THREAD = 16  # fewer are not worth a thread
 
 
 def check_episode(frames: Mapping[str, Any], features: Mapping[str, Feature]) -> dict[str, np.ndarray]:
@@ -99,7 +105,8 @@ def from_column(column: "pa.ChunkedArray", feature: Feature, *, name: str) -> np
 
 def _decode_images(column: "pa.ChunkedArray", feature: Feature, *, name: str) -> np.ndarray:
     pixels = np.empty((len(column), *feature.height_width, feature.channels), np.uint8)
-    for i, entry in enumerate(column.to_pylist()):
+
+    def decode(i: int, entry: Any) -> None:
         content = entry.get("bytes") if isinstance(entry, dict) else entry
         if content is None:
             raise DatasetFormatError(
@@ -111,4 +118,13 @@ def _decode_images(column: "pa.ChunkedArray", feature: Feature, *, name: str) ->
                 f"feature {name!r} says images {pixels.shape[1:]} (H, W, C), found {image.shape}"
             )
         pixels[i] = image
+
+    entries = column.to_pylist()
+    workers = min(_THREADS, len(entries) // _FRAMES_PER_THREAD)
+    if workers < 2:
+        for i, entry in enumerate(entries):
+            decode(i, entry)
+    else:  # pillow decodes without holding Python's lock
+        with ThreadPoolExecutor(workers) as pool:
+            deque(pool.map(decode, range(len(entries)), entries), maxlen=0)  # raises what a thread raised
     return from_pixels(pixels, feature)

@@ -48,7 +48,8 @@ def decode_image(content: bytes, *, channels: int) -> np.ndarray:
     """
     try:
         with Image.open(io.BytesIO(content)) as image:
-            pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
+            mode = "L" if channels == 1 else "RGB"
+            pixels = np.asarray(image if image.mode == mode else image.convert(mode))
     except (OSError, SyntaxError, ValueError) as error:
         raise DatasetFormatError(
             f"an embedded image of {len(content)} bytes cannot be read: {error}"

@@ -53,10 +53,17 @@ def test_without_lerobot(
 
 
 def test_ratios_count_the_decoding_once(script: Callable[[str], ModuleType]) -> None:
-    module, key = script("benchmark_loading"), "frames/cpu-s, median"
+    module = script("benchmark_loading")
     rates = {module.DECODE: 300, module.SERVE: 3000, module.DECODE_AND_SERVE: 100}
-    found = module.ratios([{"pass": name, key: rate} for name, rate in rates.items()])
-    assert [*found.values()] == pytest.approx([3, 0.01 / (1 / 300 + 1 / 3000), 0.1 / (1 / 300 + 10 / 3000)])
+    rows = [
+        {"pass": name, "frames/cpu-s, median": rate, "frames/s, median": 2 * rate}
+        for name, rate in rates.items()
+    ]
+    found = module.ratios(rows).values()
+    for unit in ("frames/s", "frames/cpu-s"):
+        assert [value[unit] for value in found] == pytest.approx(
+            [3, 0.01 / (1 / 300 + 1 / 3000), 0.1 / (1 / 300 + 10 / 3000)]
+        )
 
 
 def test_errors_name_the_fix(
