@@ -29,7 +29,7 @@ class OperatingPoint:
 def best_operating_point(
     frames: Sequence[BoxFrame], *, label: int, least: float, min_points: int
 ) -> OperatingPoint:
-    """The threshold of the greatest recall, and among those of the greatest precision.
+    """The threshold of the greatest recall, and among those of the greatest precision; all 0 if nothing was detected.
 
     Best first, every detection takes the free object of its class it overlaps most, if by more than `least`.
 
@@ -39,7 +39,7 @@ def best_operating_point(
         min_points: objects with fewer may be found or not.
 
     Raises:
-        ValueError: if no object has that many points, or nothing was detected.
+        ValueError: if no object has that many points.
     """
     scores, found_object, counted_object, objects = [], [], [], 0
     for frame in frames:
@@ -57,10 +57,10 @@ def best_operating_point(
             counted_object.append(hit and bool(enough[taken]))
             if hit:
                 overlap[:, taken] = 0
-    if objects == 0 or not scores:
-        raise ValueError(
-            f"{objects} objects with {min_points} points and {len(scores)} detections: nothing to judge"
-        )
+    if objects == 0:
+        raise ValueError(f"no object has {min_points} points: nothing to judge")
+    if not scores:
+        return OperatingPoint(threshold=1.0, recall=0.0, precision=0.0, objects=objects)
     order = torch.tensor(scores).argsort(descending=True, stable=True)
     ranked = torch.tensor(scores)[order]
     precision = torch.tensor(found_object)[order].double().cumsum(0) / torch.arange(1, len(order) + 1)

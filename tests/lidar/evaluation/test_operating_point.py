@@ -43,9 +43,11 @@ def test_equal_scores_are_one_threshold_and_other_classes_do_not_count() -> None
         [frame({10.0: 50}, [(10.0, 0.5), (50.0, 0.5)])], label=0, least=0.7, min_points=20
     )
     assert (same.recall, same.precision) == (1.0, 0.5)
-    with pytest.raises(ValueError, match="nothing to judge"):
-        best_operating_point([frame({10.0: 50}, [(10.0, 0.5)], label=1)], label=0, least=0.7, min_points=20)
-    with pytest.raises(ValueError, match="0 objects with 20 points"):
+    other = best_operating_point(
+        [frame({10.0: 50}, [(10.0, 0.5)], label=1)], label=0, least=0.7, min_points=20
+    )
+    assert other.recall == 0.0
+    with pytest.raises(ValueError, match="no object has 20 points"):
         best_operating_point([frame({10.0: 5}, [(10.0, 0.5)])], label=0, least=0.7, min_points=20)
 
 
@@ -58,3 +60,8 @@ def test_an_overlap_of_just_the_least_is_not_enough() -> None:
         for f in (0.99, 1.01)
     )
     assert (near.recall, far.recall) == (1.0, 0.0)
+
+
+def test_nothing_detected_finds_nothing() -> None:
+    point = best_operating_point([frame({10.0: 50}, [])], label=0, least=0.7, min_points=20)
+    assert (point.recall, point.precision, point.objects) == (0.0, 0.0, 1)
