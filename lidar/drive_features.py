@@ -10,7 +10,7 @@ from torch import nn
 from lidar.batch import PointCloudBatch
 from lidar.encoder import SparseEncoder
 from lidar.grid import VoxelGrid
-from lidar.pretraining import Voxelizer
+from lidar.pretraining import Voxelizer, in_precision
 from worldmodel.objectives import unit
 
 # Height above the sensor (m) between which a return counts as an obstacle: 0.5 to 2.5 m above the road in KITTI's car.
@@ -89,7 +89,8 @@ class LidarBEVEncoder(nn.Module):
         Raises:
             ValueError: on another shape.
         """
-        maps = nn.functional.avg_pool2d(unit(self.encoder(self.voxelizer(cloud_batch(points)))), self.pool)
+        voxels = in_precision(self.voxelizer(cloud_batch(points)), next(self.encoder.parameters()).dtype)
+        maps = nn.functional.avg_pool2d(unit(self.encoder(voxels)), self.pool)
         return maps if self.projection is None else self.projection(maps)
 
 

@@ -8,8 +8,8 @@ this project; without it only this project's reader is measured. A data set to r
 python scripts/record_demonstrations.py metaworld/{button-press,coffee-button,door-close,faucet-open,window-open} \\
     --episodes 20 --image-size 128 --out data/loading_benchmark
 
-Each reader runs in a process of its own, in turn, several times; this project's decodes on all cores. Every pass over
-the frames sums up all pixels and actions; the sums must agree.
+Each reader runs in a process of its own, in turn, several times; this project's decodes on up to eight cores. Every
+pass over the frames sums up all pixels and actions; the sums must agree.
 """
 
 import argparse

@@ -112,9 +112,15 @@ def _loaded(settings: Settings) -> list[Demonstration]:
     if drives := drive_files(chosen["root"]):
         if unknown := sorted(set(chosen["tasks"] or ()) - {DRIVING}):
             raise ValueError(f"{chosen['root']} has no task {', '.join(unknown)}; it has {DRIVING}")
-        found = [drive_demonstration(path) for path in drives]
-        return found if seen["points"] else [replace(d, points=None) for d in found]
-    if seen["points"]:
+        others = {"observe.image": seen["image"], "demonstrations.environments": chosen["environments"]}
+        others["demonstrations.columns"] = any(chosen["columns"].values())
+        if meant := [name for name, value in others.items() if value]:
+            raise ValueError(
+                f"{chosen['root']} holds drives, which have LiDAR sweeps (observe.points=true), a state and an action: "
+                f"leave out {', '.join(meant)}"
+            )
+        return [drive_demonstration(path, points=seen.get("points", False)) for path in drives]
+    if seen.get("points"):
         raise ValueError(
             f"{chosen['root']} holds no drives, whose LiDAR sweeps observe.points=true asks for: make some with "
             f"simulate_lidar.py --drives"
@@ -267,6 +273,10 @@ def env_options(given: Settings, policies: Sequence[LoadedPolicy | ExportedPolic
     Raises:
         ValueError: if the policies need different ones.
     """
+    if any(m.policy.interface.points for m in policies):
+        raise ValueError(
+            "no environment here has a LiDAR: policies of drives are judged by their held-out errors (metrics.jsonl)"
+        )
     chosen = {name: value for name, value in given.items() if value is not None}
     sizes = {m.policy.interface.image_size for m in policies} - {None}
     if len(sizes) > 1 or any(size is not None and size[0] != size[1] for size in sizes):

@@ -22,7 +22,7 @@ from worldmodel.training.checkpoints import load_strict
 from worldmodel.training.run_folder import RunFolderError
 
 Settings = dict[str, Any]
-CALIBRATION = 32  # sweeps
+CALIBRATION = 32  # sweeps, at most
 
 
 def completed(settings: Settings) -> Settings:
@@ -107,9 +107,10 @@ def _load_backbone(
 
 
 def _sweeps(training: Sequence[Demonstration]) -> list[torch.Tensor]:
-    """The middle sweeps of as many demonstrations as are needed, evenly spaced."""
-    chosen = training[:: max(1, len(training) // CALIBRATION)][:CALIBRATION]
-    return [torch.from_numpy(d.points[len(d) // 2]) for d in chosen if d.points is not None]
+    """Evenly spaced among all."""
+    everything = [sweep for d in training for sweep in d.points or ()]
+    chosen = range(0, len(everything), max(1, -(-len(everything) // CALIBRATION)))
+    return [torch.from_numpy(everything[i]) for i in chosen]
 
 
 def _start(made: ImitationPolicy, run: Path, *, frozen: bool) -> None:
@@ -135,9 +136,10 @@ def _start(made: ImitationPolicy, run: Path, *, frozen: bool) -> None:
 
 def _seen(policy: ImitationPolicy) -> str:
     seen = policy.interface
+    sweeps = [f"LiDAR sweeps on {t.backbone.grid}" for t in _all(policy, LidarTokens)] or ["no LiDAR sweeps"]
     return (
         f"a state of {seen.state_dim}, an environment of {seen.environment_dim}, images of {seen.image_size}, "
-        f"{'LiDAR sweeps' if seen.points else 'no LiDAR sweeps'} and the tasks {', '.join(seen.tasks)}"
+        f"{sweeps[0]} and the tasks {', '.join(seen.tasks)}"
     )
 
 

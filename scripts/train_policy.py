@@ -30,6 +30,8 @@ def prepare(settings: Settings) -> Prepared:
     made_for = interface(settings, shown)
     training, heldout = datasets(settings, shown)
     held = settings["trainer"]["heldout_stretches"]
+    # Sweeps fill the memory as in training.
+    batch_size = settings["trainer"]["batch_size"] if made_for.points else 128
     made = policy(settings, made_for, measured_statistics(shown))
     load_pretrained(made, settings, shown.training)
     decay = settings["weight_average"]
@@ -37,7 +39,7 @@ def prepare(settings: Settings) -> Prepared:
         task=made if decay is None else AveragedTask(made, decay=decay),
         dataset=training,
         collate=collate_chunks,
-        heldout=chunk_batches(heldout, batch_size=128, count=held, seed=HELDOUT_SEED),
+        heldout=chunk_batches(heldout, batch_size=batch_size, count=held, seed=HELDOUT_SEED),
         settings=described(made_for, shown, settings),
         summary=f"{len(shown.training)} demonstrations of {len(shown.tasks)} tasks, {len(training)} steps; "
         f"{len(shown.heldout)} held out; failures left out: {shown.failures_left_out}",

@@ -13,8 +13,8 @@ def drive_files(folder: str | Path) -> list[Path]:
     return sorted(Path(folder).glob("[0-9]" * 5 + ".npz"))
 
 
-def drive_demonstration(path: Path) -> Demonstration:
-    """A stored drive of T + 2 sweeps as T steps.
+def drive_demonstration(path: Path, *, points: bool = True) -> Demonstration:
+    """A stored drive of T + 2 sweeps as T steps; with its sweeps, unless `points` is false.
 
     The state is the speed (m/s) and yaw rate (rad/s) since the sweep before, the action those until the next one. The
     drive's number stands for the seed.
@@ -34,5 +34,5 @@ def drive_demonstration(path: Path) -> Demonstration:
         task=TASK,
         seed=int(path.stem),
         success=True,
-        points=drive.points[1:-1],
+        points=drive.points[1:-1] if points else None,
     )

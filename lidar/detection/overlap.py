@@ -97,9 +97,12 @@ def touching(a: torch.Tensor, b: torch.Tensor, *, over: float = 0.0) -> tuple[to
     """Row and column indices [K] of pairs that may have an IoU above `over` seen from above, told by their distance.
 
     Every pair that has one is among them; most others are not. Circles around the boxes must meet. And with an IoU
-    above t the centres are no farther apart than r (1 - t) / t, r half the diagonal of either box: the box A, shifted
-    by twice the distance c, is B's mirror image of A; so A and it share at least 2 I - |B|, at least (2 - 1 / t) |A|
-    with I = |A and B| > t max(|A|, |B|); but the share is at most 1 - 2 |c_x| / L and 1 - 2 |c_y| / W of A.
+    above t the centres are no farther apart than r (1 - t) / t, r half the diagonal of either box. In the frame of one,
+    A with length L, let the other, B, be off by c_x along it. B is its own mirror image about its centre, so it shares
+    the area I with A and as much with A moved by 2 c_x. If those two are apart (2 |c_x| >= L), the widths of B between
+    them are no smaller than within them, and |B| >= I (1 + 2 |c_x| / L), while |B| < I / t. If they meet, their common
+    part is |A| (1 - 2 |c_x| / L) at most and 2 I - |B| at least, which is above (2 - 1 / t) |A| by I (1 + t) >
+    t (|A| + |B|) and |B| < |A| / t. Either way 2 |c_x| / L < 1 / t - 1, and so across.
     """
     if not len(a) or not len(b):
         nothing = torch.zeros(0, dtype=torch.int64, device=a.device)
@@ -109,7 +112,8 @@ def touching(a: torch.Tensor, b: torch.Tensor, *, over: float = 0.0) -> tuple[to
     of_a, of_b = (
         torch.stack([v[:, 0], v[:, 1], torch.linalg.vector_norm(v[:, 3:5], dim=1) * 0.50001]) for v in (a, b)
     )
-    window = of_a[2] + of_b[2].max() if factor is None else of_a[2] * factor
+    window = of_a[2] + of_b[2].nan_to_num(0).max() if factor is None else of_a[2] * factor
+    window = window + 2 * torch.finfo(a.dtype).eps * of_a[0].abs()  # of which the sums below are rounded
     order = of_b[0].argsort()
     along = of_b[0, order]
     first = torch.searchsorted(along, of_a[0] - window)

@@ -29,7 +29,7 @@ class OperatingPoint:
 def best_operating_point(
     frames: Sequence[BoxFrame], *, label: int, least: float, min_points: int
 ) -> OperatingPoint:
-    """The threshold of the greatest recall, and among those of the greatest precision; all 0 if nothing was detected.
+    """The threshold of the greatest recall, and among those of the greatest precision; recall 0 without detections.
 
     Best first, every detection takes the free object of its class it overlaps most, if by more than `least`.
 

@@ -112,13 +112,12 @@ class ChunkDataset(Dataset[Stretch]):
 
 def _check_alike(demonstrations: Sequence[Demonstration]) -> None:
     def parts(d: Demonstration) -> dict[str, tuple[int, ...] | None]:
-        sweep = None if d.points is None else d.points[0][None, 0]
         arrays = {
             "state": d.state,
             "environment": d.environment,
             "image": d.image,
             "action": d.action,
-            "points": sweep,
+            "points": None if d.points is None else d.points[0],
         }
         return {name: None if a is None else a.shape[1:] for name, a in arrays.items()}
 

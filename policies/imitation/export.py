@@ -24,7 +24,7 @@ from policies.imitation.build import (
     described_backbone,
 )
 from policies.imitation.interface import Interface
-from policies.imitation.lidar_tokens import LidarBackbone
+from policies.imitation.lidar_tokens import LidarBackbone, LidarTokens
 from policies.imitation.policy import ImitationPolicy
 from policies.imitation.vision import Backbone
 from worldmodel.training.checkpoints import CheckpointError, load_strict, write_json
@@ -134,14 +134,14 @@ def load_exported(folder: str | Path) -> ExportedPolicy:
 
 
 def latency(policy: ImitationPolicy, *, repeats: int = 50, batch: int = 1) -> float:
-    """Median seconds of a decision on an observation of zeros (20,000 random points), on the device of the policy."""
+    """Median seconds of a decision on zeros and a sweep of random points, on the device of the policy."""
     seen, device = policy.interface, policy.statistics.state_mean.device
     observation = PolicyObservation(
         state=torch.zeros(batch, seen.state_dim),
         environment=None if seen.environment_dim is None else torch.zeros(batch, seen.environment_dim),
         image=None if seen.image_size is None else torch.zeros(batch, 3, *seen.image_size, dtype=torch.uint8),
         task=torch.zeros(batch, dtype=torch.int64),
-        points=_some_sweeps(batch) if seen.points else None,
+        points=_some_sweeps(policy, batch) if seen.points else None,
     ).to(device)
     taken = []
     for _ in range(repeats + 3):
@@ -151,7 +151,9 @@ def latency(policy: ImitationPolicy, *, repeats: int = 50, batch: int = 1) -> fl
     return sorted(taken[3:])[repeats // 2]
 
 
-def _some_sweeps(count: int, *, points: int = 20_000) -> torch.Tensor:
-    """Sweeps [count, points, 4] of random points within 40 m."""
-    drawn = torch.rand(count, points, 4, generator=torch.Generator().manual_seed(0))
-    return (drawn * 2 - 1) * torch.tensor([40.0, 40.0, 2.0, 1.0])
+def _some_sweeps(policy: ImitationPolicy, count: int, *, points: int = 20_000) -> torch.Tensor:
+    """Sweeps [count, points, 4] of points all over the grid of the encoder: more voxels than real ones fill."""
+    (tokens,) = [m for m in policy.modules() if isinstance(m, LidarTokens)]
+    bounds = torch.tensor(tokens.backbone.voxelizer.grid.point_range)
+    low, high = torch.cat([bounds[:3], torch.zeros(1)]), torch.cat([bounds[3:], torch.ones(1)])
+    return low + (high - low) * torch.rand(count, points, 4, generator=torch.Generator().manual_seed(0))

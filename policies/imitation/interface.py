@@ -72,6 +72,15 @@ class Interface:
             if value is not None and not bool(value.isfinite().all()):
                 row = int((~value.isfinite()).flatten(1).any(1).nonzero()[0])
                 raise ObservationError(f"{name} of row {row} holds NaN or infinite numbers")
+        if observation.points is not None:
+            finite = observation.points.isfinite().all(-1)
+            broken = ~(finite | observation.points.isinf().all(-1))
+            for rows, what in (
+                (broken.any(1), "NaN or infinite numbers"),
+                (~finite.any(1), "no point at all"),
+            ):
+                if bool(rows.any()):
+                    raise ObservationError(f"the sweep of row {int(rows.nonzero()[0])} holds {what}")
         if len(observation) and not 0 <= int(observation.task.min()) <= int(observation.task.max()) < len(
             self.tasks
         ):

@@ -10,6 +10,7 @@ from torch import nn
 from lidar.drive_features import LidarBEVEncoder, cloud_batch
 from lidar.pretraining import recalibrated_encoder
 from lidar.recipe import EncoderConfig
+from worldmodel.distributed import on_this_rank_only
 from worldmodel.nn.decoder import map_positions
 
 
@@ -42,9 +43,10 @@ class LidarTokens(nn.Module):
         return maps.flatten(2).transpose(1, 2) + positions
 
     def recalibrate(self, sweeps: Sequence[torch.Tensor]) -> None:
-        """BatchNorm statistics of whole sweeps [P, 4]: pretraining shows the encoder masked ones, a new one none."""
+        """BatchNorm statistics of whole sweeps [P, 4], on every rank by itself: pretraining shows masked ones only."""
         voxelized = [self.backbone.voxelizer(cloud_batch(sweep[None])) for sweep in sweeps]
-        measured = recalibrated_encoder(self.backbone.encoder, voxelized)
+        with on_this_rank_only():
+            measured = recalibrated_encoder(self.backbone.encoder, voxelized)
         self.backbone.encoder.load_state_dict(measured.state_dict())
 
 

@@ -94,6 +94,7 @@ def test_what_is_driven_next_follows_what_was_driven(drives: Path, script: Scrip
         (["observe.points=true", "backbone.run=RUN", "policy=autoregressive"], "sees no LiDAR sweeps"),
         (["observe.points=true", "demonstrations.root=ELSEWHERE"], r"simulate_lidar\.py --drives"),
         (["demonstrations.tasks=[flying]"], "has no task flying"),
+        (["observe.image=true"], r"holds drives, .* leave out observe\.image"),
     ],
 )
 def test_errors_name_the_fix(
@@ -109,3 +110,17 @@ def test_a_folder_that_is_no_run_is_named(drives: Path, tmp_path: Path, script: 
         script("train_policy").run(
             settings(drives, tmp_path / "run", "observe.points=true", f"backbone.run={tmp_path}")
         )
+
+
+def test_a_second_stage_sees_the_same_tokens_and_nothing_is_rolled_out(
+    drives: Path, tiny_run: Path, tmp_path: Path, script: Script
+) -> None:
+    train = script("train_policy")
+    lidar = ["observe.points=true", f"backbone.run={tiny_run}", "backbone.pool=4"]
+    assert train.run(settings(drives, tmp_path / "first", *lidar, "policy.auxiliary.action_weight=0.0")) == 0
+    second = [*lidar, "policy=act", f"start.run={tmp_path / 'first'}"]
+    assert train.run(settings(drives, tmp_path / "second", *second)) == 0
+    with pytest.raises(ValueError, match=r"rows=8, columns=8, .* this policy .*rows=16, columns=16"):
+        train.run(settings(drives, tmp_path / "other", *second, "backbone.pool=2"))
+    with pytest.raises(SystemExit, match="no environment here has a LiDAR"):
+        script("rollout_policy").main([str(tmp_path / "second")])

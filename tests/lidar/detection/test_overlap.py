@@ -176,7 +176,8 @@ def test_wrong_shapes_and_types_are_refused() -> None:
 
 @pytest.mark.parametrize("over", [0.0, 0.2, 0.34, 0.5, 0.7, 0.95, 1.0])
 @pytest.mark.parametrize("extent", [3.0, 300.0])
-def test_no_pair_above_a_threshold_is_passed_over(over: float, extent: float) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_no_pair_above_a_threshold_is_passed_over(over: float, extent: float, dtype: torch.dtype) -> None:
     """Against all pairs; squares, needles and cars, in a crowd (all pairs are looked at) and far apart (windows)."""
     generator = torch.Generator().manual_seed(0)
     count = 300
@@ -188,7 +189,7 @@ def test_no_pair_above_a_threshold_is_passed_over(over: float, extent: float) ->
     # Near copies, so that there are pairs of every overlap.
     copies = boxes[: count // 2].clone()
     copies[:, :2] += 0.3 * torch.randn(count // 2, 2, dtype=torch.float64, generator=generator)
-    boxes = torch.cat([boxes, copies])
+    boxes = torch.cat([boxes, copies]).to(dtype)
     rows, columns = (v.flatten() for v in torch.meshgrid(*[torch.arange(len(boxes))] * 2, indexing="ij"))
     overlap = paired_bev_iou(boxes[rows], boxes[columns]).view(len(boxes), -1)
     found = torch.zeros_like(overlap, dtype=torch.bool)
@@ -196,3 +197,10 @@ def test_no_pair_above_a_threshold_is_passed_over(over: float, extent: float) ->
     assert not bool(((overlap > over) & ~found).any())
     if extent == 300.0:
         assert found.float().mean() < 0.05
+
+
+def test_a_broken_box_spoils_its_own_column_alone() -> None:
+    boxes = random_boxes(3, seed=0)
+    spoilt = boxes.clone()
+    spoilt[2, 3] = float("nan")
+    assert torch.equal(bev_iou(boxes, spoilt)[:, :2], bev_iou(boxes, boxes)[:, :2])

@@ -16,7 +16,17 @@ from policies.imitation.context import StateSequence
 from policies.imitation.interface import ChunkError, Interface
 from policies.imitation.policy import ImitationPolicy
 from policies.imitation.targets import ImageTargets, LatentTargets, momentum_of_run, sequence_of
-from tests.policies.imitation.toys import TASKS, TINY, C, batch, batches, policy, with_garbage
+from tests.policies.imitation.toys import (
+    TASKS,
+    TINY,
+    C,
+    batch,
+    batches,
+    in_double,
+    policy,
+    rows_of,
+    with_garbage,
+)
 from tests.worldmodel.two_processes import TwoProcesses, assert_equals_one_process
 from worldmodel.nn.decoder import sequence_positions
 from worldmodel.protocols import RepresentationCollapse
@@ -35,12 +45,6 @@ def teacher(made: ImitationPolicy) -> Any:
     targets = network(made).targets
     assert isinstance(targets, LatentTargets)
     return targets.teacher.encoder
-
-
-def rows_of(whole: ChunkBatch, part: slice) -> ChunkBatch:
-    values: dict[str, Any] = {name: getattr(whole, name) for name in whole.__dataclass_fields__}
-    values = {name: None if v is None else v[part] for name, v in values.items()}
-    return ChunkBatch(**values)
 
 
 def test_parameters_at_the_size_of_the_paper() -> None:
@@ -362,15 +366,8 @@ def _loss(parameters: Sequence[torch.Tensor], arm_and_batch: tuple[str, ChunkBat
 @pytest.mark.parametrize("arm", ["act_jepa", "shared", "act_cvae", "flow", "autoregressive"])
 def test_two_processes_equal_one(two_processes: TwoProcesses, arm: str) -> None:
     whole = batch(arm, size=12)
-    whole = replace(
-        whole,
-        state=whole.state.double(),
-        action=whole.action.double(),
-        environment=None if whole.environment is None else whole.environment.double(),
-        environments=None if whole.environments is None else whole.environments.double(),
-        has_action=torch.arange(12) % 4 != 1,
-    )
-    shares = [(arm, rows_of(whole, part)) for part in (slice(0, 5), slice(5, 12))]
+    whole = replace(in_double(whole), has_action=torch.arange(12) % 4 != 1)
+    shares = [(arm, in_double, rows_of(whole, part)) for part in (slice(0, 5), slice(5, 12))]
     parameters = [p.detach() for p in policy(arm).double().parameters()]
     assert_equals_one_process(
         two_processes, _loss, parameters=parameters, shares=shares, joined=(arm, whole), atol=1e-10

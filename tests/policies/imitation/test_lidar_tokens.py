@@ -1,11 +1,13 @@
 """LiDAR sweeps as observations of a policy, read by the sparse encoder that AD-L-JEPA pretrains."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch.func import functional_call
 
 from envs.demonstrations import Demonstration
 from policies.imitation.batches import ChunkBatch, ObservationError
@@ -17,7 +19,8 @@ from policies.imitation.lidar_tokens import LidarBackbone, LidarTokens
 from policies.imitation.policy import ImitationPolicy
 from policies.imitation.statistics import Statistics
 from policies.imitation.vision import Backbone
-from tests.policies.imitation.toys import TINY
+from tests.policies.imitation.toys import TINY, in_double, rows_of
+from tests.worldmodel.two_processes import TwoProcesses, assert_equals_one_process
 from worldmodel.nn.decoder import map_positions
 
 ENCODER = {
@@ -134,6 +137,11 @@ def test_recalibrated_statistics_are_those_of_whole_sweeps() -> None:
         assert torch.equal(value, weights[key]), key
 
 
+def test_in_double_precision() -> None:
+    made = policy().double().train()
+    assert made.training_step(in_double(batch()), 0).total.dtype == torch.float64
+
+
 def test_an_exported_policy_acts_alike(tmp_path: Path) -> None:
     made = policy().eval()
     backbone = LidarBackbone(encoder=ENCODER, pool=4)
@@ -169,6 +177,15 @@ def test_what_does_not_fit_is_refused() -> None:
         replace(observation, points=observation.points[0])
     with pytest.raises(ObservationError, match="points must be"):
         made.act(replace(observation, points=observation.points[..., :3]))
+    for row, point in ((2, [1.0, 0.0, 0.0, torch.nan]), (3, [1.0, torch.inf, 0.0, 0.0])):
+        spoilt = observation.points.clone()
+        spoilt[row, 7] = torch.tensor(point)
+        with pytest.raises(ObservationError, match=f"the sweep of row {row} holds NaN or infinite"):
+            made.act(replace(observation, points=spoilt))
+    empty = observation.points.clone()
+    empty[1] = torch.inf
+    with pytest.raises(ObservationError, match="the sweep of row 1 holds no point at all"):
+        made.act(replace(observation, points=empty))
     with pytest.raises(ObservationError, match="built without points"):
         replace(SEEN, points=False).check(observation)
     with pytest.raises(ValueError, match="not both"):
@@ -205,3 +222,33 @@ def test_damaged_sweeps_are_refused() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             Demonstration(**{**values, "points": points})
+
+
+def _loss(parameters: Sequence[torch.Tensor], data: ChunkBatch) -> torch.Tensor:
+    made = policy(frozen=False).double().train()
+    names = [name for name, _ in made.named_parameters()]
+    made.forward = lambda b: made.training_step(b, 0).total
+    return functional_call(made, dict(zip(names, parameters, strict=True)), (data,))
+
+
+def test_two_processes_equal_one(two_processes: TwoProcesses) -> None:
+    """The encoder's BatchNorm sees the sweeps of both."""
+    whole = in_double(batch())
+    shares = [rows_of(whole, part) for part in (slice(0, 2), slice(2, 6))]
+    parameters = [p.detach() for p in policy(frozen=False).double().parameters()]
+    assert_equals_one_process(
+        two_processes, _loss, parameters=parameters, shares=shares, joined=whole, atol=1e-10
+    )
+
+
+def _recalibrated(_rank: int) -> dict[str, torch.Tensor]:
+    made = tokens()
+    made.recalibrate([torch.from_numpy(d.points[0]) for d in DRIVES if d.points is not None])
+    return dict(made.backbone.named_buffers())
+
+
+def test_recalibration_does_not_depend_on_the_number_of_processes(two_processes: TwoProcesses) -> None:
+    alone = _recalibrated(0)
+    for found in two_processes.run(_recalibrated):
+        for name, value in found.items():
+            assert torch.equal(value, alone[name]), name

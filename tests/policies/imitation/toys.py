@@ -123,6 +123,20 @@ def batch(arm: str = "act_jepa", *, size: int = 8, **options: Any) -> ChunkBatch
     return batches(arm, batch_size=size, **options)[0]
 
 
+def rows_of(whole: ChunkBatch, part: slice) -> ChunkBatch:
+    """Some of the stretches."""
+    values: dict[str, Any] = {name: getattr(whole, name) for name in whole.__dataclass_fields__}
+    values = {name: None if v is None else v[part] for name, v in values.items()}
+    return ChunkBatch(**values)
+
+
+def in_double(whole: ChunkBatch) -> ChunkBatch:
+    """The same numbers as float64."""
+    values: dict[str, Any] = {name: getattr(whole, name) for name in whole.__dataclass_fields__}
+    floats = {k: v.double() for k, v in values.items() if torch.is_tensor(v) and v.is_floating_point()}
+    return replace(whole, **floats)
+
+
 def with_garbage(clean: ChunkBatch, *, seed: int = 0) -> ChunkBatch:
     """The same batch with large numbers in everything past the end of the episodes."""
     draw = torch.Generator().manual_seed(seed)
