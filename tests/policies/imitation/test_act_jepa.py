@@ -367,7 +367,7 @@ def _loss(parameters: Sequence[torch.Tensor], arm_and_batch: tuple[str, ChunkBat
 def test_two_processes_equal_one(two_processes: TwoProcesses, arm: str) -> None:
     whole = batch(arm, size=12)
     whole = replace(in_double(whole), has_action=torch.arange(12) % 4 != 1)
-    shares = [(arm, in_double, rows_of(whole, part)) for part in (slice(0, 5), slice(5, 12))]
+    shares = [(arm, rows_of(whole, part)) for part in (slice(0, 5), slice(5, 12))]
     parameters = [p.detach() for p in policy(arm).double().parameters()]
     assert_equals_one_process(
         two_processes, _loss, parameters=parameters, shares=shares, joined=(arm, whole), atol=1e-10
