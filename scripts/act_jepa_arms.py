@@ -116,6 +116,8 @@ ARMS = {
     "act_jepa_paper_ema": Variant(overrides=(_JEPA, "policy.auxiliary.momentum=0.996")),
     "act_jepa_drop_first": Variant(overrides=(_JEPA, "policy.auxiliary.drop_first=true")),
     "act_jepa_causal": Variant(overrides=(_JEPA, "policy.auxiliary.causal=true")),
+    # Its action decoder alone: an action of the chunk does not attend to later ones.
+    "act_causal": Variant(overrides=("policy=act", "policy.auxiliary={causal: true}")),
     # Two stages, in all as many steps as the joint training.
     "two_stage_frozen": Variant(
         overrides=("policy=act", "start.frozen=true"), steps=0.5, first=_PRETRAINING, first_steps=0.5

@@ -164,7 +164,7 @@ def auxiliary(settings: Settings) -> Auxiliary | None:
         return None
     momentum = momentum_of_run(settings["trainer"]["max_steps"])
     filled = {"horizon": settings["chunk"], "momentum": momentum}
-    return Auxiliary(**{**given, **{k: given[k] if given[k] is not None else v for k, v in filled.items()}})
+    return Auxiliary(**{**given, **{k: v for k, v in filled.items() if given.get(k) is None}})
 
 
 def policy(settings: Settings, made_for: Interface, statistics: Statistics | None = None) -> ImitationPolicy:
