@@ -127,18 +127,19 @@ def main(arguments: list[str] | None = None) -> None:
     rows = {}
     linked(args.kitti, frames, args.runs / "kitti")
     for name in args.detectors:
-        steps = args.steps or DETECTORS[name]
-        usage = called(
-            "train_detector.py", f"detector={name}", f"detector.grid={grid}", "detector.classes=[Car]",
-            "detection_data=kitti",
-            f"detection_data.root={args.runs / 'kitti'}", "detection_data.split=chosen",
-            "detection_data.heldout=chosen", "detection_data.sampling.counts=null",
-            "detection_data.augment.flip_y=false", "detection_data.augment.rotation=0.0",
-            "detection_data.augment.scaling=[1.0, 1.0]", f"seed={args.seed}", f"trainer.max_steps={steps}",
-            f"trainer.eval_every={steps}", "trainer.progress=false", "resume=true",
-            f"run.dir={args.runs / f'{name}-{args.seed}'}",
-        )  # fmt: skip
-        rows[name] = {**judge(args.runs / f"{name}-{args.seed}"), "steps": steps, **usage}
+        folder, steps = args.runs / f"{name}-{args.seed}", args.steps or DETECTORS[name]
+        result = folder / "overfit.json"
+        if not result.is_file() or json.loads(result.read_text())["steps"] != steps:
+            usage = called(
+                "train_detector.py", f"detector={name}", f"detector.grid={grid}", "detector.classes=[Car]",
+                "detection_data=kitti", f"detection_data.root={args.runs / 'kitti'}", "detection_data.split=chosen",
+                "detection_data.heldout=chosen", "detection_data.sampling.counts=null",
+                "detection_data.augment.flip_y=false", "detection_data.augment.rotation=0.0",
+                "detection_data.augment.scaling=[1.0, 1.0]", f"seed={args.seed}", f"trainer.max_steps={steps}",
+                f"trainer.eval_every={steps}", "trainer.progress=false", "resume=true", f"run.dir={folder}",
+            )  # fmt: skip
+            write_json(result, {**judge(folder), "steps": steps, **usage, **provenance()})
+        rows[name] = json.loads(result.read_text())
         print(f"{name}: {rows[name]}", flush=True)
     text = report(rows, frames)
     args.out.mkdir(parents=True, exist_ok=True)
