@@ -127,9 +127,11 @@ def main(arguments: list[str] | None = None) -> None:
     rows = {}
     linked(args.kitti, frames, args.runs / "kitti")
     for name in args.detectors:
-        folder, steps = args.runs / f"{name}-{args.seed}", args.steps or DETECTORS[name]
+        steps = args.steps or DETECTORS[name]
+        folder = args.runs / f"{name}-{steps}-{args.seed}"
         result = folder / "overfit.json"
-        if not result.is_file() or json.loads(result.read_text())["steps"] != steps:
+        made_as = {"frames": frames, "grid": json.loads(json.dumps(asdict(GRID)))}
+        if not result.is_file():
             usage = called(
                 "train_detector.py", f"detector={name}", f"detector.grid={grid}", "detector.classes=[Car]",
                 "detection_data=kitti", f"detection_data.root={args.runs / 'kitti'}", "detection_data.split=chosen",
@@ -138,8 +140,10 @@ def main(arguments: list[str] | None = None) -> None:
                 "detection_data.augment.scaling=[1.0, 1.0]", f"seed={args.seed}", f"trainer.max_steps={steps}",
                 f"trainer.eval_every={steps}", "trainer.progress=false", "resume=true", f"run.dir={folder}",
             )  # fmt: skip
-            write_json(result, {**judge(folder), "steps": steps, **usage, **provenance()})
+            write_json(result, {"made_as": made_as, **judge(folder), "steps": steps, **usage, **provenance()})
         rows[name] = json.loads(result.read_text())
+        if rows[name]["made_as"] != made_as:
+            raise SystemExit(f"error: {folder} is of other frames or another grid: choose other --runs")
         print(f"{name}: {rows[name]}", flush=True)
     text = report(rows, frames)
     args.out.mkdir(parents=True, exist_ok=True)

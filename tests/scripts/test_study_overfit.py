@@ -50,6 +50,8 @@ def test_trains_each_detector_once_without_augmentation(
     ]  # fmt: skip
     stored = json.loads((tmp_path / "out" / "overfit.json").read_text())
     assert stored["detectors"]["pv_rcnn_small"]["cpu_s"] == 60.0
+    with pytest.raises(SystemExit, match="is of other frames"):
+        module.main([*base, "--steps", "6", "--frames", "7"])
     assert "commit" in stored["detectors"]["pv_rcnn_small"]
     assert (
         "| pv_rcnn_small | 10 | 6 | 1 | 3 | 1.000 | 0.800 | 0.50 | fail |"
