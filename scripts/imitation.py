@@ -63,7 +63,8 @@ def demonstrations(settings: Settings) -> Demonstrations:
             the one it starts from (`training_seeds` in the settings).
     """
     chosen = settings["demonstrations"]
-    everything = _loaded(settings)
+    source = _source(settings)
+    everything = source.demonstrations
     found = [d for d in everything if d.success or chosen["failures"]]
     lost = {d.task for d in everything} - {d.task for d in found}
     if lost:
@@ -90,36 +91,29 @@ def demonstrations(settings: Settings) -> Demonstrations:
         hidden += range(len(kept) + count - chosen["action_free"], len(kept) + count)
         kept += mine[:count]
     labelled = np.concatenate([d.action for i, d in enumerate(kept) if i not in hidden])
-    driven = bool(drive_files(chosen["root"]))
-    stored = (
-        (DRIVEN.low, DRIVEN.high)
-        if driven
-        else action_bounds(chosen["root"], action=chosen["columns"]["action"] or ACTION)
-    )
     return Demonstrations(
         training=kept,
         heldout=[found[i] for i in heldout],
         action_free=tuple(hidden),
         failures_left_out=len(everything) - len(found),
-        bounds=stored or (labelled.min(0), labelled.max(0)),
-        options=None if driven else recorded_options(chosen["root"]),
+        bounds=source.bounds or (labelled.min(0), labelled.max(0)),
+        options=source.options,
     )
 
 
-def _loaded(settings: Settings) -> list[Demonstration]:
-    """All demonstrations, under the names of their environments."""
+@dataclass(frozen=True, kw_only=True)
+class _Source:
+    """What a folder holds: all demonstrations, and bounds of actions and options of environments where it says."""
+
+    demonstrations: list[Demonstration]
+    bounds: tuple[np.ndarray, np.ndarray] | None
+    options: EnvOptions | None
+
+
+def _source(settings: Settings) -> _Source:
     chosen, seen = settings["demonstrations"], settings["observe"]
     if drives := drive_files(chosen["root"]):
-        if unknown := sorted(set(chosen["tasks"] or ()) - {DRIVING}):
-            raise ValueError(f"{chosen['root']} has no task {', '.join(unknown)}; it has {DRIVING}")
-        others = {"observe.image": seen["image"], "demonstrations.environments": chosen["environments"]}
-        others["demonstrations.columns"] = any(chosen["columns"].values())
-        if meant := [name for name, value in others.items() if value]:
-            raise ValueError(
-                f"{chosen['root']} holds drives, which have LiDAR sweeps (observe.points=true), a state and an action: "
-                f"leave out {', '.join(meant)}"
-            )
-        return [drive_demonstration(path, points=seen.get("points", False)) for path in drives]
+        return _from_drives(drives, settings)
     if seen.get("points"):
         raise ValueError(
             f"{chosen['root']} holds no drives, whose LiDAR sweeps observe.points=true asks for: make some with "
@@ -140,7 +134,29 @@ def _loaded(settings: Settings) -> list[Demonstration]:
         raise ValueError(
             f"demonstrations.environments names {', '.join(unknown)}, of which there are no demonstrations"
         )
-    return [replace(d, task=names.get(d.task, d.task)) for d in found]
+    return _Source(
+        demonstrations=[replace(d, task=names.get(d.task, d.task)) for d in found],
+        bounds=action_bounds(chosen["root"], action=chosen["columns"]["action"] or ACTION),
+        options=recorded_options(chosen["root"]),
+    )
+
+
+def _from_drives(drives: Sequence[Path], settings: Settings) -> _Source:
+    chosen, seen = settings["demonstrations"], settings["observe"]
+    if unknown := sorted(set(chosen["tasks"] or ()) - {DRIVING}):
+        raise ValueError(f"{chosen['root']} has no task {', '.join(unknown)}; it has {DRIVING}")
+    others = {
+        "observe.image": seen["image"],
+        "demonstrations.environments": chosen["environments"],
+        "demonstrations.columns": any(chosen["columns"].values()),
+    }
+    if meant := [name for name, value in others.items() if value]:
+        raise ValueError(
+            f"{chosen['root']} holds drives, which have LiDAR sweeps (observe.points=true), a state and an action: "
+            f"leave out {', '.join(meant)}"
+        )
+    found = [drive_demonstration(path, points=seen.get("points", False)) for path in drives]
+    return _Source(demonstrations=found, bounds=(DRIVEN.low, DRIVEN.high), options=None)
 
 
 def interface(settings: Settings, shown: Demonstrations) -> Interface:
