@@ -88,11 +88,11 @@ def make_cell(protocol: Protocol, arm: str, scenes: int, seed: int, root: Path) 
             f"pretrained.encoder={pretrain(protocol, arm, seed, root)}",
             f"pretrained.mode={protocol.mode}",
         ]
-    factor = protocol.long_factor if arm == "scratch_long" else 1.0
+    steps = round(protocol.steps * (protocol.long_factor if arm == "scratch_long" else 1.0))
     usage = called(
         "train_detector.py", f"detector={protocol.detector}", f"seed={seed}", f"run.dir={folder}", "resume=true",
         f"detection_data.fraction={scenes / protocol.training}", f"detection_data.fraction_seed={seed}",
-        "trainer.progress=false", f"trainer.max_steps={round(factor * protocol.steps)}", *protocol.detection,
+        "trainer.progress=false", f"trainer.max_steps={steps}", f"trainer.eval_every={steps}", *protocol.detection,
         *protocol.extra, *start,
     )  # fmt: skip
     called("evaluate_detector.py", str(folder), "--quiet", "--no-report")
@@ -114,7 +114,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--detector", default="center_point_small")
     parser.add_argument("--model", default="small", help="encoder of the pretraining, that of the detector")
     parser.add_argument("--mode", default="finetune", choices=("finetune", "frozen", "layerwise"))
-    parser.add_argument("--steps", type=int, default=480)
+    parser.add_argument("--steps", type=int, default=360)
     parser.add_argument(
         "--long-factor", type=float, default=2.0, help="steps of scratch_long, in those of the others"
     )
