@@ -66,6 +66,10 @@ STUDIES = {
     "distracted": Study(
         tasks=FOUR, training=10, heldout=5, shown=(10,), episodes=15, execute=(10, 30), budgets=(1000,), distractors=16
     ),
+    "small_image": Study(
+        tasks=FOUR, training=10, heldout=5, shown=(10,), episodes=15, execute=(10, 30), budgets=(1000,), image_size=64,
+        overrides=("observe.environment=false", "observe.image=true"),
+    ),
     "paper15": Study(
         tasks=FIFTEEN, training=40, heldout=10, shown=(40,), episodes=20, execute=(10, 30), overrides=MEDIUM,
         budgets=(1000,), steps=2000,

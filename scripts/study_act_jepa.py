@@ -3,6 +3,7 @@
 python scripts/study_act_jepa.py small                        4 Meta-World tasks, minutes per arm and seed
 python scripts/study_act_jepa.py eight --shown 5 25 --arms act act_jepa act_jepa_free
 python scripts/study_act_jepa.py distracted                   states with 16 numbers of noise
+python scripts/study_act_jepa.py small_image --arms act act_jepa raw_state act_jepa_image   from pictures
 python scripts/study_act_jepa.py paper15 --arms act act_jepa  the 15 tasks of the paper from states
 python scripts/study_act_jepa.py paper15_image --seeds 0      the same from pictures
 
