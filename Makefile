@@ -58,6 +58,7 @@ test: lint
 bench: $(VENV)/.all
 	$(BIN)/python scripts/benchmark_sparse.py $(if $(REAL),--real $(REAL))
 	$(BIN)/python scripts/benchmark_pipeline.py $(if $(REAL),--real $(REAL))
+	$(BIN)/python scripts/benchmark_suppression.py
 	$(BIN)/python scripts/measure_objectives.py
 	$(BIN)/python scripts/deep_linear.py
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow

@@ -5,42 +5,30 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 
 from lidar.drive_features import LidarBEVEncoder, cloud_batch
 from lidar.pretraining import recalibrated_encoder
 from lidar.recipe import EncoderConfig
+from policies.imitation.map_tokens import MapTokens
 from worldmodel.distributed import on_this_rank_only
-from worldmodel.nn.decoder import map_positions
 
 
-class LidarTokens(nn.Module):
-    """The bird's-eye map of a sweep through a 1x1 convolution, with fixed positions, as a row of tokens.
+class LidarTokens(MapTokens):
+    """Tokens of LiDAR sweeps: cells of a bird's-eye map, row by row (along y, then x).
 
     Args:
         backbone: sweeps to maps; its encoder is what AD-L-JEPA pretrains.
-        dim: D of the tokens.
-        frozen: keep the encoder as it is: no gradient, and evaluation mode for ever.
+        dim, frozen: as of `MapTokens`.
     """
 
+    backbone: LidarBEVEncoder
+
     def __init__(self, *, backbone: LidarBEVEncoder, dim: int, frozen: bool = False) -> None:
-        super().__init__()
-        self.backbone, self.frozen = backbone, frozen
-        self.project = nn.Conv2d(backbone.encoder.bev_channels, dim, 1)
-        if frozen:
-            self.backbone.requires_grad_(False).eval()
+        super().__init__(backbone=backbone, channels=backbone.encoder.bev_channels, dim=dim, frozen=frozen)
 
-    def train(self, mode: bool = True) -> "LidarTokens":
-        super().train(mode)
-        if self.frozen:
-            self.backbone.eval()
-        return self
-
-    def forward(self, points: torch.Tensor) -> torch.Tensor:
-        """Sweeps [N, P, 4], rows of infinity being no points, to tokens [N, h w, D], row by row (along y, then x)."""
-        maps = self.project(self.backbone(points))
-        positions = map_positions(maps.shape[1], *maps.shape[2:]).to(maps)
-        return maps.flatten(2).transpose(1, 2) + positions
+    def feature_map(self, x: torch.Tensor) -> torch.Tensor:
+        """Sweeps [N, P, 4], rows of infinity being no points, to the encoder's map [N, C, h, w]."""
+        return self.backbone(x)
 
     def recalibrate(self, sweeps: Sequence[torch.Tensor]) -> None:
         """BatchNorm statistics of whole sweeps [P, 4], on every rank by itself: pretraining shows masked ones only."""

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from worldmodel.nn.decoder import map_positions
+from policies.imitation.map_tokens import MapTokens
 from worldmodel.nn.encoders import build_encoder
 from worldmodel.nn.mlp import as_unit_range
 
@@ -36,49 +36,31 @@ class SmallCNN(nn.Module):
         return self.layers(as_unit_range(x))
 
 
-class ImageTokens(nn.Module):
-    """A backbone's map through a 1x1 convolution, with fixed positions, as a row of tokens (ACT-JEPA's image path).
+class ImageTokens(MapTokens):
+    """Tokens of images [N, 3, H, W] (ACT-JEPA's image path).
 
     Args:
         backbone: has `feature_map(images [N, 3, H, W]) -> [N, C, h, w]`, as `worldmodel.nn.resnet.ResNet18`, or is one
-            with a `stages` module, as `worldmodel.nn.convnet.ConvNet`.
-        channels: C.
-        dim: D of the tokens.
-        frozen: keep the backbone as it is: no gradient, and evaluation mode for ever. For pretrained encoders. What
-            comes after the stages of an encoder is always frozen: it is not read, and DDP wants gradients of the rest.
+            with a `stages` module, as `worldmodel.nn.convnet.ConvNet`. What comes after the stages of an encoder is
+            always frozen: it is not read, and DDP wants gradients of the rest.
+        channels, dim, frozen: as of `MapTokens`.
     """
 
     def __init__(self, *, backbone: nn.Module, channels: int, dim: int, frozen: bool = False) -> None:
-        super().__init__()
         if not (hasattr(backbone, "feature_map") or hasattr(backbone, "stages")):
             raise ValueError(
                 f"{type(backbone).__name__} has neither feature_map nor stages: image tokens need a map of features"
             )
-        self.backbone, self.frozen = backbone, frozen
-        self.project = nn.Conv2d(channels, dim, 1)
         if not hasattr(backbone, "feature_map"):
-            self.backbone.requires_grad_(False)
+            backbone.requires_grad_(False)
             backbone.stages.requires_grad_(True)
-        if frozen:
-            self.backbone.requires_grad_(False).eval()
+        super().__init__(backbone=backbone, channels=channels, dim=dim, frozen=frozen)
 
-    def train(self, mode: bool = True) -> "ImageTokens":
-        super().train(mode)
-        if self.frozen:
-            self.backbone.eval()
-        return self
-
-    def feature_map(self, images: torch.Tensor) -> torch.Tensor:
-        """The backbone's map [N, C, h, w]."""
+    def feature_map(self, x: torch.Tensor) -> torch.Tensor:
+        """Images [N, 3, H, W] to the backbone's map [N, C, h, w]."""
         if hasattr(self.backbone, "feature_map"):
-            return self.backbone.feature_map(images)  # type: ignore[operator]
-        return self.backbone.stages(as_unit_range(images))  # type: ignore[operator]
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Images [N, 3, H, W] to tokens [N, h w, D], row by row."""
-        maps = self.project(self.feature_map(images))
-        positions = map_positions(maps.shape[1], *maps.shape[2:]).to(maps)
-        return maps.flatten(2).transpose(1, 2) + positions
+            return self.backbone.feature_map(x)  # type: ignore[operator]
+        return self.backbone.stages(as_unit_range(x))  # type: ignore[operator]
 
 
 @dataclass(frozen=True, kw_only=True)
