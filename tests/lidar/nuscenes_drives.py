@@ -1,4 +1,4 @@
-"""A small nuScenes: ten scenes of the official mini splits, with tables, sweeps and moving objects of all ten classes."""
+"""A small nuScenes: scenes of the official mini splits, with tables, sweeps and moving objects of all ten classes."""
 
 import json
 from pathlib import Path
