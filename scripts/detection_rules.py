@@ -20,14 +20,14 @@ from lidar.detection.failures import JudgedFrame, Matching, Objects, by_distance
 from lidar.detection.inference import FoundFrame
 from lidar.detection.labels import OTHER, ClassNames, LabelledSource
 from lidar.detection.report import Curves
-from lidar.evaluation.boxes import METRICS, BoxEvaluation, BoxFrame, evaluate_boxes
+from lidar.evaluation.boxes import BoxEvaluation, BoxFrame, evaluate_boxes
 from lidar.evaluation.kitti import DIFFICULTIES, IOU_SETS, KittiEvaluation, evaluate_kitti
 from lidar.evaluation.nuscenes import NuScenesEvaluation, evaluate_nuscenes, evaluate_nuscenes_tables
 from lidar.evaluation.nuscenes_submission import sample_boxes, write_submission
 from lidar.grid import Range, inside
 
 UNKNOWN = 3  # occlusion, in KITTI's labels
-LARGE = 3.0  # metres; longer objects are matched at an overlap of 0.7, others at 0.5, as in KITTI
+LARGE = 3.0  # metres; longer objects are matched at an overlap of 0.7 and centres 1 m apart, others at 0.5 and 0.6 m
 LEAST_POINTS = 5  # of an object that counts, where the data set has no rule
 CLOSE = 2.0  # metres between centres: nuScenes' threshold for the errors of what was found
 
@@ -140,7 +140,7 @@ def _kitti(
     result = evaluate_kitti(labels, rows, frames=[frame.ref.frame_id for frame in found])
     curves = {
         f"{name}, {metric}": dict(zip(DIFFICULTIES, result.curves[name][metric], strict=True))
-        for metric in METRICS  # 3d and bev
+        for metric in ("3d", "bev")
         for name in result.curves
     }
     least = {n: IOU_SETS["strict"][n]["3d"] if n in IOU_SETS["strict"] else 0.5 for n in classes}
@@ -177,7 +177,8 @@ def kitti_labels(ref: FrameRef, point_range: Range | None) -> ObjectRows:
     return ObjectRows(names=rows.names, values=values)
 
 
-def _boxes(seen: Sequence[SeenFrame], classes: tuple[str, ...]) -> Outcome:
+def box_evaluation(seen: Sequence[SeenFrame], classes: tuple[str, ...]) -> BoxEvaluation:
+    """KITTI's average precision in the sensor's frame, by overlap and by centres, of the objects that count."""
     frames, lengths = [], {name: [torch.zeros(0)] for name in classes}
     for frame in seen:
         objects = frame.objects
@@ -185,20 +186,27 @@ def _boxes(seen: Sequence[SeenFrame], classes: tuple[str, ...]) -> Outcome:
         boxes, labels = objects.boxes[own], objects.labels[own]
         frames.append(
             BoxFrame(
-                detections=frame.found.detections, boxes=boxes, labels=labels, counts=objects.points[own]
+                detections=frame.found.detections, boxes=boxes, labels=labels, counted=objects.counted[own]
             )
         )
         for label, name in enumerate(classes):
             lengths[name].append(boxes[labels == label, 3])
     joined = {name: torch.cat(parts) for name, parts in lengths.items()}
-    least = {n: 0.7 if len(v) and float(v.median()) > LARGE else 0.5 for n, v in joined.items()}
-    result = evaluate_boxes(frames, classes=classes, least=least, min_points=LEAST_POINTS)
+    large = {n: bool(len(v) and float(v.median()) > LARGE) for n, v in joined.items()}
+    return evaluate_boxes(
+        frames, classes=classes, least={n: 0.7 if large[n] else 0.5 for n in classes},
+        reach={n: 1.0 if large[n] else 0.6 for n in classes},
+    )  # fmt: skip
+
+
+def _boxes(seen: Sequence[SeenFrame], classes: tuple[str, ...]) -> Outcome:
+    result = box_evaluation(seen, classes)
     return Outcome(
         result=result,
         rules=f"KITTI's average precision in percent, in the sensor's frame. Objects with fewer than {LEAST_POINTS} "
-        f"points count neither way.",
+        f"points or outside the detector's range count neither way.",
         curves=result.curves,
-        matching=by_overlap(least),
+        matching=by_overlap(result.least),
     )
 
 

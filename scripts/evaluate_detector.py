@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from detection import heldout_frames, load_run
-from detection_rules import Outcome, SeenFrame, evaluate, judged, seen_frame
+from detection_rules import Outcome, SeenFrame, box_evaluation, evaluate, judged, seen_frame
 from omegaconf import OmegaConf
 from settings import USER_ERRORS
 from tqdm import tqdm
@@ -77,7 +77,8 @@ def run(args: argparse.Namespace) -> Outcome:
         "run": str(args.run), "weights": fingerprint(checkpoint), "frames": len(seen), "settings": settings,
         "detections_per_frame": float(np.mean([len(f.found.detections) for f in seen])), **provenance(),
     }  # fmt: skip
-    write_json(out / "results.json", {"evaluation": outcome.result.json(), **about})
+    by_boxes = box_evaluation(seen, detector.classes).json()
+    write_json(out / "results.json", {"evaluation": outcome.result.json(), "sensor_frame": by_boxes, **about})
     if not args.no_report:
         report(outcome, seen, frames, out=out, about=about, score=args.score)
     return outcome

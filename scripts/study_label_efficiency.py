@@ -44,6 +44,7 @@ class Protocol:
         model: config of the encoder in pretrain_lidar.py that fits the detector.
         data, detection: words for the data of pretraining and of the detector.
         extra: further words of train_detector.py.
+        pretraining_extra: further words of pretrain_lidar.py.
     """
 
     detector: str
@@ -56,6 +57,7 @@ class Protocol:
     data: tuple[str, ...]
     detection: tuple[str, ...]
     extra: tuple[str, ...]
+    pretraining_extra: tuple[str, ...]
 
 
 def pretrain(protocol: Protocol, arm: str, seed: int, root: Path) -> Path:
@@ -67,7 +69,7 @@ def pretrain(protocol: Protocol, arm: str, seed: int, root: Path) -> Path:
         usage = called(
             "pretrain_lidar.py", f"objective={arm}", f"model={protocol.model}", f"seed={seed}", f"run.dir={folder}",
             "resume=true", "probe.enabled=false", "trainer.progress=false",
-            f"trainer.max_steps={protocol.pretraining_steps}", *protocol.data,
+            f"trainer.max_steps={protocol.pretraining_steps}", *protocol.data, *protocol.pretraining_extra,
         )  # fmt: skip
         write_json(cost, {**usage, "wall_s": time.perf_counter() - began})
     return folder
@@ -97,7 +99,8 @@ def make_cell(protocol: Protocol, arm: str, scenes: int, seed: int, root: Path) 
     )  # fmt: skip
     called("evaluate_detector.py", str(folder), "--quiet", "--no-report")
     found = json.loads((folder / "evaluation" / "results.json").read_text())
-    cell = {"protocol": made_as, "training": usage, "evaluation": found["evaluation"], **provenance()}
+    figures = {part: found[part] for part in ("evaluation", "sensor_frame")}
+    cell = {"protocol": made_as, "training": usage, **figures, **provenance()}
     write_json(path, cell)
     print(f"{arm}, {scenes} scenes, seed {seed}: mAP {mean_ap(cell):.2f}", flush=True)
 
@@ -124,6 +127,9 @@ def main(arguments: list[str] | None = None) -> None:
         "--detection", nargs="*", default=[], help="words for train_detector.py that name the data"
     )
     parser.add_argument("--extra", nargs="*", default=[], help="further words for train_detector.py")
+    parser.add_argument(
+        "--pretraining-extra", nargs="*", default=[], help="further words for pretrain_lidar.py"
+    )
     parser.add_argument("--name", default="label_efficiency", help="of the results")
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
@@ -136,7 +142,7 @@ def main(arguments: list[str] | None = None) -> None:
     protocol = Protocol(
         detector=args.detector, mode=args.mode, steps=args.steps, long_factor=args.long_factor,
         pretraining_steps=args.pretraining_steps, training=args.training, model=args.model, data=tuple(args.data),
-        detection=tuple(args.detection), extra=tuple(args.extra),
+        detection=tuple(args.detection), extra=tuple(args.extra), pretraining_extra=tuple(args.pretraining_extra),
     )  # fmt: skip
     root = args.runs / args.name
     for seed in args.seeds:

@@ -82,10 +82,10 @@ def judge(folder: Path) -> dict[str, Any]:
         judged.append(
             BoxFrame(
                 detections=found.detections, boxes=boxes, labels=found.labels[here],
-                counts=points_in_boxes(found.points, boxes).sum(dim=1),
+                counted=points_in_boxes(found.points, boxes).sum(dim=1) >= POINTS,
             )
         )  # fmt: skip
-    point = best_operating_point(judged, label=label, least=LEAST, min_points=POINTS)
+    point = best_operating_point(judged, label=label, least=LEAST)
     passed = point.recall == 1.0 and point.precision >= PRECISION
     return {**asdict(point), "passed": passed, "parameters": sum(p.numel() for p in detector.parameters())}
 

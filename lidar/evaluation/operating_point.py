@@ -15,9 +15,9 @@ class OperatingPoint:
 
     Attributes:
         threshold: detections of at least this score count.
-        recall: share of the objects with enough points that are found.
-        precision: share of the detections that find an object, whatever its points.
-        objects: with enough points.
+        recall: share of the objects that count that are found.
+        precision: share of the detections that find an object, whether it counts or not.
+        objects: that count.
     """
 
     threshold: float
@@ -26,9 +26,7 @@ class OperatingPoint:
     objects: int
 
 
-def best_operating_point(
-    frames: Sequence[BoxFrame], *, label: int, least: float, min_points: int
-) -> OperatingPoint:
+def best_operating_point(frames: Sequence[BoxFrame], *, label: int, least: float) -> OperatingPoint:
     """The threshold of the greatest recall, and among those of the greatest precision; recall 0 without detections.
 
     Best first, every detection takes the free object of its class it overlaps most, if by more than `least`.
@@ -36,17 +34,16 @@ def best_operating_point(
     Args:
         label: of the class.
         least: 3-D IoU.
-        min_points: objects with fewer may be found or not.
 
     Raises:
-        ValueError: if no object has that many points.
+        ValueError: if no object counts.
     """
     scores, found_object, counted_object, objects = [], [], [], 0
     for frame in frames:
         mine, theirs = frame.labels == label, frame.detections.labels == label
         boxes, found = frame.boxes[mine, :7].double(), frame.detections.boxes[theirs, :7].double()
-        enough = frame.counts[mine] >= min_points
-        objects += int(enough.sum())
+        counts = frame.counted[mine]
+        objects += int(counts.sum())
         score = frame.detections.scores[theirs]
         overlap = iou_3d(found, boxes)
         for place in score.argsort(descending=True).tolist():
@@ -54,11 +51,11 @@ def best_operating_point(
             hit = bool(best > least)
             scores.append(float(score[place]))
             found_object.append(hit)
-            counted_object.append(hit and bool(enough[taken]))
+            counted_object.append(hit and bool(counts[taken]))
             if hit:
                 overlap[:, taken] = 0
     if objects == 0:
-        raise ValueError(f"no object has {min_points} points: nothing to judge")
+        raise ValueError("no object counts: nothing to judge")
     if not scores:
         return OperatingPoint(threshold=1.0, recall=0.0, precision=0.0, objects=objects)
     order = torch.tensor(scores).argsort(descending=True, stable=True)

@@ -24,10 +24,13 @@ def study(script: Script, monkeypatch: pytest.MonkeyPatch) -> tuple[ModuleType, 
         if name == "evaluate_detector.py":
             arm, scenes, seed = Path(words[0]).name.rsplit("-", 2)
             value = 40.0 + int(seed) + int(scenes) / 100 + GAIN[arm]
-            found = {"Car": {"3d": {"R40": [0, value, 0]}}, "Tram": {"3d": {"R40": [None, None, None]}}}
+            kitti = {metric: {"R40": [0, value, 0]} for metric in ("3d", "bev")}
+            none = {metric: {"R40": [None, None, None]} for metric in ("3d", "bev")}
+            centres = {"Car": {"centre": {"R40": value + 20}}, "Tram": {"centre": {"R40": None}}}
+            found = {"evaluation": {"Car": kitti, "Tram": none}, "sensor_frame": centres}
             out = Path(words[0]) / "evaluation"
             out.mkdir(parents=True)
-            (out / "results.json").write_text(json.dumps({"evaluation": found}))
+            (out / "results.json").write_text(json.dumps(found))
             return {"cpu_s": 1.0, "peak_mib": 10.0}
         settings: dict[str, Any] = composed(name.removesuffix(".py"), *words)
         Path(settings["run"]["dir"]).mkdir(parents=True)
@@ -55,7 +58,11 @@ def test_cells_are_paired_kept_and_reported(
     ]
     made.main(words)
     text = capsys.readouterr().out
-    assert "| ema_variance | 2 | 43.70 +- 0.71 | +3.00 (+3.00 to +3.00) | 43.70 +- 0.71 | - |" in text
+    gain = "+3.00 (+3.00 to +3.00)"
+    row = (
+        f"| ema_variance | 2 | {f'43.70 +- 0.71 | {gain} | ' * 2}63.70 +- 0.71 | {gain} | 43.70 +- 0.71 | - |"
+    )
+    assert row in text
     assert "ema_variance +3.00 (reached), sigreg -1.00 (not reached), occupancy +2.50 (reached)" in text
     assert "| sigreg | 2 | 2.0 | 300 |" in text
     assert ran.count("pretrain_lidar.py") == 6

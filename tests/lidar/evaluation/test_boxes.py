@@ -1,5 +1,7 @@
 """Boxes without an image are evaluated as KITTI's are: the same curves wherever both can be asked."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from lidar.evaluation.kitti import evaluate_kitti
 
 CLASSES = ("Car", "Cyclist")
 LEAST = {"Car": 0.7, "Cyclist": 0.5}
+REACH = {"Car": 1.0, "Cyclist": 0.6}
 
 
 def frames(count: int = 60, *, seed: int = 0) -> list[BoxFrame]:
@@ -35,7 +38,7 @@ def frames(count: int = 60, *, seed: int = 0) -> list[BoxFrame]:
                 ),
                 boxes=boxes,
                 labels=labels,
-                counts=torch.randint(0, 12, (number,), generator=generator),
+                counted=torch.randint(0, 12, (number,), generator=generator) >= 5,
             )
         )
     return made
@@ -57,12 +60,12 @@ def test_curves_are_those_of_the_kitti_benchmark() -> None:
     truth, results = [], []
     for frame in made:
         labels = rows(frame.boxes, frame.labels)
-        labels.values[:, 1] = np.where(frame.counts.numpy() >= 5, 0, 3)  # unknown visibility: ignored
+        labels.values[:, 1] = np.where(frame.counted.numpy(), 0, 3)  # unknown visibility: ignored
         truth.append(labels)
         found = frame.detections
         results.append(rows(found.boxes, found.labels, found.scores.double().numpy()))
     expected = evaluate_kitti(truth, results)
-    result = evaluate_boxes(made, classes=CLASSES, least=LEAST, min_points=5)
+    result = evaluate_boxes(made, classes=CLASSES, least=LEAST, reach=REACH)
     for name in CLASSES:
         assert result.valid[name] == expected.valid[name][0] > 10
         for metric in ("3d", "bev"):
@@ -73,11 +76,42 @@ def test_curves_are_those_of_the_kitti_benchmark() -> None:
             assert result.average(name, metric) == pytest.approx(expected.average(name, metric)[0])
 
 
+def test_centres_need_no_heading_and_no_size() -> None:
+    made = frames()
+    turned = []
+    for frame in made:
+        boxes = frame.detections.boxes.clone()
+        boxes[:, 3:7] = torch.tensor([1.0, 9.0, 0.5, 1.0])
+        detections = replace(frame.detections, boxes=boxes)
+        turned.append(replace(frame, detections=detections))
+    given = {"classes": CLASSES, "least": LEAST, "reach": REACH}
+    first, second = evaluate_boxes(made, **given), evaluate_boxes(turned, **given)
+    for name in CLASSES:
+        assert first.average(name, "centre") >= first.average(name, "3d") > 1
+        assert first.average(name, "centre") == second.average(name, "centre")
+        assert second.average(name, "3d") < 1
+
+
+def test_the_reach_decides() -> None:
+    """One object, a detection .5 m away: found within .6 m, not within .4 m."""
+    box = torch.tensor([[10.0, 0, -1, 4, 1.6, 1.5, 0]])
+    moved = box + torch.tensor([0.3, 0.4, 5, 0, 0, 0, 0])
+    label = torch.zeros(1, dtype=torch.int64)
+    found = Detections(boxes=moved, scores=torch.ones(1), labels=label)
+    frame = BoxFrame(detections=found, boxes=box, labels=label, counted=torch.ones(1, dtype=torch.bool))
+    for reach, best in ((0.6, 100.0), (0.4, 0.0)):
+        result = evaluate_boxes([frame], classes=("Car",), least={"Car": 0.7}, reach={"Car": reach})
+        assert result.curves["Car"]["centre"].max() * 100 == best
+        assert result.json()["Car"]["reach"] == reach
+
+
 def test_a_class_without_objects_is_undefined_and_a_class_without_overlap_an_error() -> None:
-    result = evaluate_boxes(frames(3), classes=(*CLASSES, "Tram"), least={**LEAST, "Tram": 0.5})
+    result = evaluate_boxes(
+        frames(3), classes=(*CLASSES, "Tram"), least={**LEAST, "Tram": 0.5}, reach={**REACH, "Tram": 1}
+    )
     assert result.json()["Tram"]["3d"]["R40"] is None
     assert "Tram" in result.table()
-    with pytest.raises(ValueError, match="a least overlap for Tram"):
-        evaluate_boxes(frames(3), classes=(*CLASSES, "Tram"), least=LEAST)
+    with pytest.raises(ValueError, match="a least overlap and a reach for Tram"):
+        evaluate_boxes(frames(3), classes=(*CLASSES, "Tram"), least=LEAST, reach=REACH)
     with pytest.raises(ValueError, match="needs frames"):
-        evaluate_boxes([], classes=CLASSES, least=LEAST)
+        evaluate_boxes([], classes=CLASSES, least=LEAST, reach=REACH)

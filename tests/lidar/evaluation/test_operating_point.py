@@ -22,7 +22,7 @@ def frame(there: dict[float, int], found: list[tuple[float, float]], *, label: i
         ),
         boxes=torch.tensor([car(x) for x in there]).reshape(-1, 7),
         labels=torch.zeros(len(there), dtype=torch.int64),
-        counts=torch.tensor(list(there.values()), dtype=torch.int64),
+        counted=torch.tensor(list(there.values()), dtype=torch.int64) >= 20,
     )
 
 
@@ -32,36 +32,30 @@ def test_recall_first_then_precision() -> None:
         frame({10.0: 50, 30.0: 5}, [(10.1, 0.9), (10.0, 0.8), (30.0, 0.7)]),
         frame({20.0: 30}, [(20.0, 0.6), (40.0, 0.5)]),
     ]
-    found = best_operating_point(frames, label=0, least=0.7, min_points=20)
+    found = best_operating_point(frames, label=0, least=0.7)
     assert found.threshold == pytest.approx(0.6)
     assert (found.recall, found.objects) == (1.0, 2)
     assert found.precision == pytest.approx(3 / 4)  # 0.9, 0.7 and 0.6 find something, the duplicate does not
 
 
 def test_equal_scores_are_one_threshold_and_other_classes_do_not_count() -> None:
-    same = best_operating_point(
-        [frame({10.0: 50}, [(10.0, 0.5), (50.0, 0.5)])], label=0, least=0.7, min_points=20
-    )
+    same = best_operating_point([frame({10.0: 50}, [(10.0, 0.5), (50.0, 0.5)])], label=0, least=0.7)
     assert (same.recall, same.precision) == (1.0, 0.5)
-    other = best_operating_point(
-        [frame({10.0: 50}, [(10.0, 0.5)], label=1)], label=0, least=0.7, min_points=20
-    )
+    other = best_operating_point([frame({10.0: 50}, [(10.0, 0.5)], label=1)], label=0, least=0.7)
     assert other.recall == 0.0
-    with pytest.raises(ValueError, match="no object has 20 points"):
-        best_operating_point([frame({10.0: 5}, [(10.0, 0.5)])], label=0, least=0.7, min_points=20)
+    with pytest.raises(ValueError, match="no object counts"):
+        best_operating_point([frame({10.0: 5}, [(10.0, 0.5)])], label=0, least=0.7)
 
 
 def test_an_overlap_of_just_the_least_is_not_enough() -> None:
     shifted = 4.0 * (1 - 0.7) / (1 + 0.7)  # IoU 0.7
     near, far = (
-        best_operating_point(
-            [frame({10.0: 50}, [(10.0 + shifted * f, 0.5)])], label=0, least=0.7, min_points=20
-        )
+        best_operating_point([frame({10.0: 50}, [(10.0 + shifted * f, 0.5)])], label=0, least=0.7)
         for f in (0.99, 1.01)
     )
     assert (near.recall, far.recall) == (1.0, 0.0)
 
 
 def test_nothing_detected_finds_nothing() -> None:
-    point = best_operating_point([frame({10.0: 50}, [])], label=0, least=0.7, min_points=20)
+    point = best_operating_point([frame({10.0: 50}, [])], label=0, least=0.7)
     assert (point.recall, point.precision, point.objects) == (0.0, 0.0, 1)
