@@ -114,7 +114,7 @@ def training_frames(settings: Settings, made: VoxelDetector) -> LabelledFrames:
     augment = DetectionAugmentation(
         geometry=geometry,
         translation_std=translation,
-        sampling=sampling(data["sampling"], whole.source, refs, classes),
+        sampling=sampling(data["sampling"], whole.source, refs, classes, allow_absent=data["fraction"] < 1),
     )
     if data["balanced"]:
         present = class_presence(whole.source, refs, classes)
@@ -127,9 +127,18 @@ def training_frames(settings: Settings, made: VoxelDetector) -> LabelledFrames:
 
 
 def sampling(
-    given: Settings, source: LabelledSource, refs: Sequence[FrameRef], classes: ClassNames
+    given: Settings,
+    source: LabelledSource,
+    refs: Sequence[FrameRef],
+    classes: ClassNames,
+    *,
+    allow_absent: bool,
 ) -> GroundTruthSampling | None:
-    """Pasting from a database of exactly these frames, which is made once and then found again."""
+    """Pasting from a database of exactly these frames, which is made once and then found again.
+
+    Args:
+        allow_absent: classes of which the frames have nothing to paste are left out, as few frames may lack some.
+    """
     if not any((given["counts"] or {}).values()):
         return None
     told = json.dumps([source.name, [str(ref.path) for ref in refs], classes.names, dict(classes.aliases)])
@@ -139,8 +148,13 @@ def sampling(
         workers = min(len(os.sched_getaffinity(0)), 1 + len(refs) // 500)
         build_database(path, source=source, refs=refs, classes=classes, workers=workers)
     barrier()
+    database, counts = GroundTruthDatabase(path), dict(given["counts"])
+    if allow_absent:
+        least = given["min_points"]
+        absent = {n for n in classes.names if not len(database.pool(n, min_points=least))}
+        counts = {n: count for n, count in counts.items() if n not in absent}
     return GroundTruthSampling(
-        database=GroundTruthDatabase(path), classes=classes.names, counts=given["counts"],
+        database=database, classes=classes.names, counts=counts,
         subtract_present=given["subtract_present"], min_points=given["min_points"],
     )  # fmt: skip
 

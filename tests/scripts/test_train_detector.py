@@ -51,7 +51,7 @@ def test_train_stop_resume_and_evaluate(
     words = [
         f"detector={name}",
         *simulated,
-        "+detection_data.sampling.counts.Car=3",
+        "detection_data.sampling.counts={Car: 3}",
         "detection_data.fraction=0.5",
     ]
     assert train.run(settings(tmp_path / "whole", *words)) == 0
