@@ -114,7 +114,7 @@ def training_frames(settings: Settings, made: VoxelDetector) -> LabelledFrames:
     augment = DetectionAugmentation(
         geometry=geometry,
         translation_std=translation,
-        sampling=sampling(data["sampling"], whole.source, refs, classes, allow_absent=data["fraction"] < 1),
+        sampling=sampling(settings, whole.source, refs, classes),
     )
     if data["balanced"]:
         present = class_presence(whole.source, refs, classes)
@@ -127,35 +127,43 @@ def training_frames(settings: Settings, made: VoxelDetector) -> LabelledFrames:
 
 
 def sampling(
-    given: Settings,
-    source: LabelledSource,
-    refs: Sequence[FrameRef],
-    classes: ClassNames,
-    *,
-    allow_absent: bool,
+    settings: Settings, source: LabelledSource, refs: Sequence[FrameRef], classes: ClassNames
 ) -> GroundTruthSampling | None:
     """Pasting from a database of exactly these frames, which is made once and then found again.
 
-    Args:
-        allow_absent: classes of which the frames have nothing to paste are left out, as few frames may lack some.
+    Names that are no class of the detector are left out, and so are, of a fraction of the labels, classes of which it
+    has nothing to paste. Which ones is printed.
     """
-    if not any((given["counts"] or {}).values()):
+    data = settings["detection_data"]
+    given = data["sampling"]
+    asked = {name: count for name, count in (given["counts"] or {}).items() if count}
+    counts = {name: count for name, count in asked.items() if name in classes.names}
+    if not counts:
         return None
     told = json.dumps([source.name, [str(ref.path) for ref in refs], classes.names, dict(classes.aliases)])
     path = Path(given["cache"]) / f"{hashlib.sha256(told.encode()).hexdigest()[:16]}.gt"
+    part = data["fraction"] < 1
     if rank() == 0 and not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         workers = min(len(os.sched_getaffinity(0)), 1 + len(refs) // 500)
-        build_database(path, source=source, refs=refs, classes=classes, workers=workers)
+        build_database(
+            path, source=source, refs=refs, classes=classes, workers=workers, on_error=data["on_error"],
+            allow_absent=part, progress=settings["trainer"]["progress"],
+        )  # fmt: skip
     barrier()
-    database, counts = GroundTruthDatabase(path), dict(given["counts"])
-    if allow_absent:
-        least = given["min_points"]
-        absent = {n for n in classes.names if not len(database.pool(n, min_points=least))}
-        counts = {n: count for n, count in counts.items() if n not in absent}
+    database, least = GroundTruthDatabase(path), given["min_points"]
+    if part:
+        counts = {n: count for n, count in counts.items() if len(database.pool(n, min_points=least))}
+    if rank() == 0 and (left_out := sorted(set(asked) - set(counts))):
+        print(
+            f"not pasted: {', '.join(left_out)} (no class of the detector, or no object in these frames)",
+            flush=True,
+        )
+    if not counts:
+        return None
     return GroundTruthSampling(
-        database=database, classes=classes.names, counts=counts,
-        subtract_present=given["subtract_present"], min_points=given["min_points"],
+        database=database, classes=classes.names, counts=counts, subtract_present=given["subtract_present"],
+        min_points=least,
     )  # fmt: skip
 
 

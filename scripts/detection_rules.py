@@ -21,7 +21,7 @@ from lidar.detection.inference import FoundFrame
 from lidar.detection.labels import OTHER, ClassNames, LabelledSource
 from lidar.detection.report import Curves
 from lidar.evaluation.boxes import BoxEvaluation, BoxFrame, evaluate_boxes
-from lidar.evaluation.kitti import DIFFICULTIES, IOU_SETS, KittiEvaluation, evaluate_kitti
+from lidar.evaluation.kitti import DIFFICULTIES, IOU_SETS, NEIGHBOURS, KittiEvaluation, evaluate_kitti
 from lidar.evaluation.nuscenes import NuScenesEvaluation, evaluate_nuscenes, evaluate_nuscenes_tables
 from lidar.evaluation.nuscenes_submission import sample_boxes, write_submission
 from lidar.grid import Range, inside
@@ -49,9 +49,13 @@ class SeenFrame:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Outcome:
-    """Figures, the rules they follow in words, their curves, and how pictures tell right from wrong."""
+    """Figures, the rules they follow in words, their curves, and how pictures tell right from wrong.
+
+    `sensor_frame` has figures by overlap and by centres of the boxes themselves, where the rules are not the devkit's.
+    """
 
     result: KittiEvaluation | BoxEvaluation | NuScenesEvaluation
+    sensor_frame: BoxEvaluation | None
     rules: str
     curves: Curves
     matching: Matching
@@ -119,19 +123,19 @@ def evaluate(
         point_range: of the detector.
         settings: of the run; `detection_data` says what the data are.
     """
-    found = [frame.found for frame in seen]
     if isinstance(source, LabelledKitti):
         simulated = settings["detection_data"]["name"] == "simulated"
-        return _kitti(source, found, classes, out, point_range=point_range if simulated else None)
+        return _kitti(source, seen, classes, out, point_range=point_range if simulated else None)
     if isinstance(source, LabelledNuScenes):
-        return _nuscenes(source, found, classes, out, settings["detection_data"])
+        return _nuscenes(source, [frame.found for frame in seen], classes, out, settings["detection_data"])
     return _boxes(seen, classes)
 
 
 def _kitti(
-    source: LabelledKitti, found: Sequence[FoundFrame], classes: tuple[str, ...], out: Path,
+    source: LabelledKitti, seen: Sequence[SeenFrame], classes: tuple[str, ...], out: Path,
     *, point_range: Range | None,
 ) -> Outcome:  # fmt: skip
+    found = [frame.found for frame in seen]
     (out / "data").mkdir(parents=True, exist_ok=True)
     rows = [kitti_result(source, frame, classes) for frame in found]
     for frame, table in zip(found, rows, strict=True):
@@ -146,6 +150,7 @@ def _kitti(
     least = {n: IOU_SETS["strict"][n]["3d"] if n in IOU_SETS["strict"] else 0.5 for n in classes}
     return Outcome(
         result=result,
+        sensor_frame=box_evaluation(seen, classes, neighbours=NEIGHBOURS),
         rules="Average precision of the KITTI benchmark in percent, at its least overlaps."
         + (" Objects outside the detector's range count neither way." if point_range else ""),
         curves=curves,
@@ -177,20 +182,31 @@ def kitti_labels(ref: FrameRef, point_range: Range | None) -> ObjectRows:
     return ObjectRows(names=rows.names, values=values)
 
 
-def box_evaluation(seen: Sequence[SeenFrame], classes: tuple[str, ...]) -> BoxEvaluation:
-    """KITTI's average precision in the sensor's frame, by overlap and by centres, of the objects that count."""
+def box_evaluation(
+    seen: Sequence[SeenFrame], classes: tuple[str, ...], *, neighbours: Mapping[str, str] | None = None
+) -> BoxEvaluation:
+    """KITTI's average precision in the sensor's frame, by overlap and by centres, of the objects that count.
+
+    Args:
+        neighbours: by class, a name the detector does not learn; finding one in place of the class is no mistake.
+    """
     frames, lengths = [], {name: [torch.zeros(0)] for name in classes}
     for frame in seen:
         objects = frame.objects
-        own = objects.labels != OTHER
-        boxes, labels = objects.boxes[own], objects.labels[own]
+        for label, name in enumerate(classes):
+            lengths[name].append(objects.boxes[objects.labels == label, 3])
+        alike = {other: classes.index(name) for name, other in (neighbours or {}).items() if name in classes}
+        excused = torch.tensor([alike.get(name, OTHER) for name in objects.names], dtype=torch.int64)
+        labels = torch.where(objects.labels == OTHER, excused, objects.labels)
+        own = labels != OTHER
         frames.append(
             BoxFrame(
-                detections=frame.found.detections, boxes=boxes, labels=labels, counted=objects.counted[own]
+                detections=frame.found.detections,
+                boxes=objects.boxes[own],
+                labels=labels[own],
+                counted=(objects.counted & (objects.labels != OTHER))[own],
             )
         )
-        for label, name in enumerate(classes):
-            lengths[name].append(boxes[labels == label, 3])
     joined = {name: torch.cat(parts) for name, parts in lengths.items()}
     large = {n: bool(len(v) and float(v.median()) > LARGE) for n, v in joined.items()}
     return evaluate_boxes(
@@ -203,6 +219,7 @@ def _boxes(seen: Sequence[SeenFrame], classes: tuple[str, ...]) -> Outcome:
     result = box_evaluation(seen, classes)
     return Outcome(
         result=result,
+        sensor_frame=result,
         rules=f"KITTI's average precision in percent, in the sensor's frame. Objects with fewer than {LEAST_POINTS} "
         f"points or outside the detector's range count neither way.",
         curves=result.curves,
@@ -237,7 +254,9 @@ def _nuscenes(
         for name, by_class in result.curves.items()
         if name in classes
     }
-    return Outcome(result=result, rules=rules, curves=curves, matching=by_distance(CLOSE, classes=classes))
+    return Outcome(
+        result=result, sensor_frame=None, rules=rules, curves=curves, matching=by_distance(CLOSE, classes=classes)
+    )  # fmt: skip
 
 
 def nuscenes_truth(

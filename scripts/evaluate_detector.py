@@ -6,7 +6,8 @@ python scripts/evaluate_detector.py RUN --out DIR              everything goes t
 
 KITTI and the simulated set are evaluated as the KITTI benchmark does, with one result file per frame in its format;
 nuScenes by its devkit, with a submission file; other data in the sensor's frame, by KITTI's average precision of 3-D
-boxes. KITTI counts every labelled object; of the simulated set, objects outside the detector's range count neither way.
+boxes. KITTI counts every labelled object; of other data, objects outside the detector's range count neither way.
+results.json has, but for nuScenes, also figures in the sensor's frame: by overlap, and by the distance of centres.
 
 Beside results.json come report.html, with the worst failures, and failures.html, the frames they are in, to turn.
 """
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from detection import heldout_frames, load_run
-from detection_rules import Outcome, SeenFrame, box_evaluation, evaluate, judged, seen_frame
+from detection_rules import Outcome, SeenFrame, evaluate, judged, seen_frame
 from omegaconf import OmegaConf
 from settings import USER_ERRORS
 from tqdm import tqdm
@@ -77,8 +78,10 @@ def run(args: argparse.Namespace) -> Outcome:
         "run": str(args.run), "weights": fingerprint(checkpoint), "frames": len(seen), "settings": settings,
         "detections_per_frame": float(np.mean([len(f.found.detections) for f in seen])), **provenance(),
     }  # fmt: skip
-    by_boxes = box_evaluation(seen, detector.classes).json()
-    write_json(out / "results.json", {"evaluation": outcome.result.json(), "sensor_frame": by_boxes, **about})
+    figures = {"evaluation": outcome.result.json()}
+    if outcome.sensor_frame is not None:
+        figures["sensor_frame"] = outcome.sensor_frame.json()
+    write_json(out / "results.json", {**figures, **about})
     if not args.no_report:
         report(outcome, seen, frames, out=out, about=about, score=args.score)
     return outcome

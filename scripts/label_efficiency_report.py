@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from worldmodel.evaluation.intervals import interval, paired
+from worldmodel.evaluation.intervals import MeanOverSeeds, interval, paired
 
 Cell = dict[str, Any]
 MODERATE = 1
@@ -13,10 +13,10 @@ METRICS = {"3d": "3-D mAP", "bev": "BEV mAP", "centre": "mAP by centres"}
 
 
 def by_class(cell: Cell, metric: str) -> dict[str, float | None]:
-    """AP R40 in percent: of KITTI's moderate objects by overlap, or of all its objects by centres."""
+    """AP R40 in percent of the detector's classes: of KITTI's moderate objects by overlap, of all by centres."""
     if metric == "centre":
         return {name: found["centre"]["R40"] for name, found in cell["sensor_frame"].items()}
-    return {name: found[metric]["R40"][MODERATE] for name, found in cell["evaluation"].items()}
+    return {name: cell["evaluation"][name][metric]["R40"][MODERATE] for name in cell["sensor_frame"]}
 
 
 def mean_ap(cell: Cell, metric: str = "3d") -> float:
@@ -31,18 +31,19 @@ def report(
 ) -> str:
     """Markdown of all cells there are: by arm, labelled scenes and seed."""
     budgets = sorted({scenes for by_scenes in cells.values() for scenes in by_scenes})
-    classes = list(next(iter(next(iter(next(iter(cells.values())).values())).values()))["evaluation"])
+    classes = list(next(iter(next(iter(next(iter(cells.values())).values())).values()))["sensor_frame"])
     lines = [
         "# Labels and pretraining", "",
         f"{protocol['detector']}, {protocol['steps']} steps whatever the labels, mode {protocol['mode']}; encoders "
         f"pretrained for {protocol['pretraining_steps']} steps on all {protocol['training']} training scenes without "
         f"labels. AP R40 of the last checkpoint on held-out scenes, in percent, mean +- sd over seeds: of KITTI's "
-        f"moderate objects at its least 3-D and BEV overlaps, and of all its objects by centres less than 1 m (cars) "
-        f"or 0.6 m apart. The difference to scratch is paired by seed (same labelled scenes, batches and "
-        f"initialisation), with its 95 % interval.",
+        f"moderate objects at its least 3-D and BEV overlaps, and of all with a difficulty by centres less than 1 m "
+        f"(cars) or 0.6 m apart; within the detector's range. The difference to scratch is paired by seed (same "
+        f"labelled scenes, batches and initialisation), with its 95 % interval.",
     ]  # fmt: skip
-    if words := [*protocol["extra"], *protocol.get("pretraining_extra", ())]:
-        lines[-1] += f" Settings: `{' '.join(words)}`."
+    for script, words in (("train_detector", "extra"), ("pretrain_lidar", "pretraining_extra")):
+        if protocol[words]:
+            lines[-1] += f" Of {script}.py: `{' '.join(protocol[words])}`."
     verdicts = []
     for scenes in budgets:
         mine = {arm: by_scenes[scenes] for arm, by_scenes in cells.items() if scenes in by_scenes}
@@ -58,10 +59,10 @@ def report(
                 row.append(_difference(family, mine.get("scratch", {}), metric) if arm != "scratch" else "")
             row += [_mean([by_class(family[s], "3d")[c] for s in seeds]) for c in classes]
             lines.append(f"| {' | '.join(row)} |")
-            both = [s for s in seeds if s in mine.get("scratch", {})]
-            if scenes == 20 and both and not arm.startswith("scratch"):
-                gain = statistics.fmean(mean_ap(family[s]) - mean_ap(mine["scratch"][s]) for s in both)
-                verdicts.append(f"{arm} {gain:+.2f} ({'reached' if gain >= BAR else 'not reached'})")
+            gain = _against(family, mine.get("scratch", {}), "3d")
+            if scenes == 20 and gain and not arm.startswith("scratch"):
+                reached = "reached" if gain.mean >= BAR else "not reached"
+                verdicts.append(f"{arm} {gain.mean:+.2f} ({reached})")
     if verdicts:
         lines += ["", f"At 20 scenes, {BAR:+g} points of 3-D mAP over scratch: {', '.join(verdicts)}."]
     known = {arm: rows for arm, rows in costs.items() if rows}
@@ -73,12 +74,19 @@ def report(
     return "\n".join([*lines, ""])
 
 
-def _difference(family: Mapping[int, Cell], scratch: Mapping[int, Cell], metric: str) -> str:
+def _against(family: Mapping[int, Cell], scratch: Mapping[int, Cell], metric: str) -> MeanOverSeeds | None:
     both = sorted(set(family) & set(scratch))
     if not both:
+        return None
+    return paired([mean_ap(family[s], metric) for s in both], [mean_ap(scratch[s], metric) for s in both])
+
+
+def _difference(family: Mapping[int, Cell], scratch: Mapping[int, Cell], metric: str) -> str:
+    found = _against(family, scratch, metric)
+    if found is None:
         return ""
-    found = paired([mean_ap(family[s], metric) for s in both], [mean_ap(scratch[s], metric) for s in both])
-    return f"{found.mean:+.2f}" + (f" ({found.low:+.2f} to {found.high:+.2f})" if len(both) > 1 else "")
+    told = f"{found.mean:+.2f}" + (f" ({found.low:+.2f} to {found.high:+.2f})" if found.count > 1 else "")
+    return told + (f", {found.count} seeds" if found.count < len(family) else "")
 
 
 def _mean(values: Sequence[float | None]) -> str:

@@ -4,7 +4,7 @@ python scripts/study_label_efficiency.py                        simulated street
 python scripts/study_label_efficiency.py --seeds 0 --scenes 20  one seed, one budget
 python scripts/study_label_efficiency.py --detector second_small --mode layerwise
 python scripts/study_label_efficiency.py --data data=kitti data.root=DIR --detection detection_data=kitti
-    detection_data.root=DIR --model kitti --detector second_kitti --scenes 186 742 3712 --steps 9280
+    detection_data.root=DIR --model kitti --detector second_kitti --training 3712 --scenes 186 742 3712 --steps 9280
                                                                 real size, where there is a GPU
 
 Every arm pretrains on all training scenes without labels, then the same detector learns from the labels of a few. Of
@@ -75,34 +75,87 @@ def pretrain(protocol: Protocol, arm: str, seed: int, root: Path) -> Path:
     return folder
 
 
-def make_cell(protocol: Protocol, arm: str, scenes: int, seed: int, root: Path) -> None:
-    """Train and evaluate one detector, if it was not yet."""
+def make_cell(
+    protocol: Protocol, arm: str, scenes: int, seed: int, root: Path, *, evaluate_again: bool = False
+) -> None:
+    """Train and evaluate one detector, if it was not yet.
+
+    Raises:
+        SystemExit: if the cell is there, but of another protocol.
+    """
     folder = root / f"{arm}-{scenes}-{seed}"
-    path = folder / "cell.json"
-    made_as = json.loads(json.dumps(vars(protocol)))
-    if path.is_file():
-        if json.loads(path.read_text())["protocol"] != made_as:
-            raise SystemExit(f"{folder} is of another protocol: move it away, or choose other --runs")
-        return
-    start: list[str] = []
-    if arm in PRETRAINED:
-        start = [
-            f"pretrained.encoder={pretrain(protocol, arm, seed, root)}",
-            f"pretrained.mode={protocol.mode}",
-        ]
-    steps = round(protocol.steps * (protocol.long_factor if arm == "scratch_long" else 1.0))
-    usage = called(
-        "train_detector.py", f"detector={protocol.detector}", f"seed={seed}", f"run.dir={folder}", "resume=true",
-        f"detection_data.fraction={scenes / protocol.training}", f"detection_data.fraction_seed={seed}",
-        "trainer.progress=false", f"trainer.max_steps={steps}", f"trainer.eval_every={steps}", *protocol.detection,
-        *protocol.extra, *start,
-    )  # fmt: skip
+    trained = folder / "trained.json"
+    if (folder / "cell.json").is_file():
+        checked(folder, protocol)
+        if not evaluate_again:
+            return
+    if not trained.is_file():
+        start: list[str] = []
+        if arm in PRETRAINED:
+            start = [
+                f"pretrained.encoder={pretrain(protocol, arm, seed, root)}",
+                f"pretrained.mode={protocol.mode}",
+            ]
+        steps = round(protocol.steps * (protocol.long_factor if arm == "scratch_long" else 1.0))
+        usage = called(
+            "train_detector.py", f"detector={protocol.detector}", f"seed={seed}", f"run.dir={folder}", "resume=true",
+            f"detection_data.fraction={scenes / protocol.training}", f"detection_data.fraction_seed={seed}",
+            "trainer.progress=false", f"trainer.max_steps={steps}", f"trainer.eval_every={steps}", *protocol.detection,
+            *protocol.extra, *start,
+        )  # fmt: skip
+        write_json(trained, {**usage, **provenance()})
     called("evaluate_detector.py", str(folder), "--quiet", "--no-report")
     found = json.loads((folder / "evaluation" / "results.json").read_text())
-    figures = {part: found[part] for part in ("evaluation", "sensor_frame")}
-    cell = {"protocol": made_as, "training": usage, **figures, **provenance()}
-    write_json(path, cell)
+    # The protocol names what is not a default; the defaults too decide the figures.
+    data = {
+        k: v for k, v in found["settings"]["detection_data"].items() if k not in ("fraction", "fraction_seed")
+    }
+    cell = {
+        "protocol": plain(protocol), "detection_data": data, "training": json.loads(trained.read_text()),
+        "evaluation": found["evaluation"], "sensor_frame": found["sensor_frame"], **provenance(),
+    }  # fmt: skip
+    write_json(folder / "cell.json", cell)
     print(f"{arm}, {scenes} scenes, seed {seed}: mAP {mean_ap(cell):.2f}", flush=True)
+
+
+def checked(folder: Path, protocol: Protocol) -> Cell:
+    """A stored cell.
+
+    Raises:
+        SystemExit: if it is of another protocol.
+    """
+    cell: Cell = json.loads((folder / "cell.json").read_text())
+    if cell["protocol"] != plain(protocol):
+        raise SystemExit(f"{folder} is of another protocol: move it away, or choose other --runs or --name")
+    return cell
+
+
+def stored(root: Path, protocol: Protocol) -> dict[str, dict[int, dict[int, Cell]]]:
+    """All cells there are: by arm, labelled scenes and seed.
+
+    Raises:
+        SystemExit: if one is of another protocol or other data.
+    """
+    found: dict[str, dict[int, dict[int, Cell]]] = {}
+    data: Any = None
+    for arm in ARMS:
+        for path in sorted(root.glob(f"{arm}-[0-9]*-[0-9]*/cell.json")):
+            cell = checked(path.parent, protocol)
+            data = data or cell["detection_data"]
+            if cell["detection_data"] != data:
+                raise SystemExit(
+                    f"{path.parent} was trained with another detection_data than other cells (the defaults have "
+                    f"changed?): move it away, or choose other --runs"
+                )
+            scenes, seed = map(int, path.parent.name.rsplit("-", 2)[1:])
+            found.setdefault(arm, {}).setdefault(scenes, {})[seed] = cell
+    return found
+
+
+def plain(protocol: Protocol) -> dict[str, Any]:
+    """As it is read back from JSON."""
+    made: dict[str, Any] = json.loads(json.dumps(vars(protocol)))
+    return made
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -130,6 +183,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--pretraining-extra", nargs="*", default=[], help="further words for pretrain_lidar.py"
     )
+    parser.add_argument(
+        "--evaluate-again", action="store_true", help="also the cells there are, by the rules of this version"
+    )
     parser.add_argument("--name", default="label_efficiency", help="of the results")
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
@@ -145,15 +201,12 @@ def main(arguments: list[str] | None = None) -> None:
         detection=tuple(args.detection), extra=tuple(args.extra), pretraining_extra=tuple(args.pretraining_extra),
     )  # fmt: skip
     root = args.runs / args.name
+    stored(root, protocol)  # what does not belong here is told before hours of training
     for seed in args.seeds:
         for scenes in args.scenes:
             for arm in args.arms:
-                make_cell(protocol, arm, scenes, seed, root)
-    found: dict[str, dict[int, dict[int, Cell]]] = {}
-    for arm in ARMS:
-        for path in sorted(root.glob(f"{arm}-[0-9]*-[0-9]*/cell.json")):
-            scenes, seed = map(int, path.parent.name.rsplit("-", 2)[1:])
-            found.setdefault(arm, {}).setdefault(scenes, {})[seed] = json.loads(path.read_text())
+                make_cell(protocol, arm, scenes, seed, root, evaluate_again=args.evaluate_again)
+    found = stored(root, protocol)
     costs = {
         a: [json.loads(p.read_text()) for p in sorted(root.glob(f"pretraining-{a}-*/cost.json"))]
         for a in ARMS

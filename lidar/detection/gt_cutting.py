@@ -38,6 +38,7 @@ def build_database(
     classes: ClassNames,
     workers: int = 1,
     on_error: str = "raise",
+    allow_absent: bool = False,
     progress: bool = True,
 ) -> GroundTruthDatabase:
     """Cut the objects of all classes out of frames and write them to one file.
@@ -50,10 +51,11 @@ def build_database(
         workers: processes; 1 works in this one. Scripts that use more need the usual `if __name__ == "__main__":`
             guard, since workers are spawned.
         on_error: "raise" passes the first FrameError on; "skip" leaves such frames out; the file's note counts them.
+        allow_absent: classes may have no object in these frames, as when they are few.
         progress: show a progress bar.
 
     Raises:
-        DatasetError: if a class never occurs, or no object is found.
+        DatasetError: if a class never occurs and that is not allowed, or no object is found.
         FrameError: of the first frame that cannot be read, with on_error="raise".
         RuntimeError: if a worker died.
         ValueError: if workers < 1 or on_error is not known.
@@ -62,7 +64,7 @@ def build_database(
         raise ValueError(f"on_error is one of {', '.join(ON_ERROR)}, got {on_error!r}")
     if workers < 1:
         raise ValueError(f"workers must be at least 1; got {workers}")
-    if on_error == "raise":
+    if on_error == "raise" and not allow_absent:
         check_classes(source, classes, refs)
     note: dict[str, object] = {"source": source.name, "frames": len(refs), "skipped": 0}
 

@@ -30,7 +30,7 @@ DIFFICULTIES = ("easy", "moderate", "hard")
 AVERAGES = {"R40": slice(1, None), "R11": slice(0, None, 4)}
 
 # Objects so alike that finding one in place of a class is no mistake.
-_NEIGHBOUR = {"Car": "Van", "Pedestrian": "Person_sitting"}
+NEIGHBOURS = {"Car": "Van", "Pedestrian": "Person_sitting"}
 _LEAST_HEIGHT = (40, 25, 25)  # pixels
 _MOST_OCCLUDED = (0, 1, 2)
 _MOST_TRUNCATED = (0.15, 0.3, 0.5)
@@ -184,7 +184,7 @@ def roles(truth: ObjectRows, found: ObjectRows, name: str, difficulty: int) -> R
         | (box[:, 3] - box[:, 1] < least)
     )
     objects = np.where(truth.names == name, np.where(hard, IGNORED, VALID), DROPPED)
-    objects[truth.names == _NEIGHBOUR.get(name, "")] = IGNORED
+    objects[truth.names == NEIGHBOURS.get(name, "")] = IGNORED
     box = found.image_boxes
     small = np.abs(box[:, 3] - box[:, 1]) < least
     detections = np.where(small, IGNORED, np.where(found.names == name, VALID, DROPPED))

@@ -36,7 +36,7 @@ def best_operating_point(frames: Sequence[BoxFrame], *, label: int, least: float
         least: 3-D IoU.
 
     Raises:
-        ValueError: if no object counts.
+        ValueError: if no object of the class counts.
     """
     scores, found_object, counted_object, objects = [], [], [], 0
     for frame in frames:
@@ -55,7 +55,10 @@ def best_operating_point(frames: Sequence[BoxFrame], *, label: int, least: float
             if hit:
                 overlap[:, taken] = 0
     if objects == 0:
-        raise ValueError("no object counts: nothing to judge")
+        raise ValueError(
+            f"none of the {sum(len(f.boxes) for f in frames)} objects is of class {label} and counts: give frames with "
+            f"some, or let more count (BoxFrame.counted)"
+        )
     if not scores:
         return OperatingPoint(threshold=1.0, recall=0.0, precision=0.0, objects=objects)
     order = torch.tensor(scores).argsort(descending=True, stable=True)

@@ -16,23 +16,38 @@ KEYS = 2
 HEIGHT = 1.8  # of the sensor above the ego frame
 
 
-def write_drives(root: Path, scenes: tuple[str, ...]) -> None:
-    """Every scene: key frames half a second apart, one object of each class around the car, each with its velocity."""
-    rng = np.random.default_rng(0)
-    names = {name: category for category, name in DETECTION_NAMES.items()}
-    tables: dict[str, list[dict[str, Any]]] = {
-        "category": [{"token": c, "name": c, "description": ""} for c in names.values()],
+Tables = dict[str, list[dict[str, Any]]]
+
+
+def common_tables(categories: tuple[str, ...], *, height: float) -> Tables:
+    """All tables the devkit reads: one LiDAR `height` above the ego frame, and what does not depend on the scenes."""
+    return {
+        "category": [{"token": c, "name": c, "description": ""} for c in categories],
         "attribute": [{"token": "moving", "name": "vehicle.moving", "description": ""}],
         "visibility": [{"token": "4", "level": "v80-100", "description": ""}],
         "sensor": [{"token": "lidar", "channel": "LIDAR_TOP", "modality": "lidar"}],
         "calibrated_sensor": [
-            {"token": "mount", "sensor_token": "lidar", "translation": [0, 0, HEIGHT], "rotation": [1, 0, 0, 0],
+            {"token": "mount", "sensor_token": "lidar", "translation": [0, 0, height], "rotation": [1, 0, 0, 0],
              "camera_intrinsic": []}
         ],
         "log": [{"token": "log", "logfile": "", "vehicle": "", "date_captured": "", "location": ""}],
         "map": [{"token": "map", "log_tokens": ["log"], "category": "", "filename": ""}],
         "scene": [], "sample": [], "sample_data": [], "ego_pose": [], "instance": [], "sample_annotation": [],
     }  # fmt: skip
+
+
+def write(root: Path, tables: Tables) -> None:
+    """The files of the version."""
+    (root / VERSION).mkdir(parents=True)
+    for name, rows in tables.items():
+        (root / VERSION / f"{name}.json").write_text(json.dumps(rows))
+
+
+def write_drives(root: Path, scenes: tuple[str, ...]) -> None:
+    """Every scene: key frames half a second apart, one object of each class ahead, each with its velocity."""
+    rng = np.random.default_rng(0)
+    names = {name: category for category, name in DETECTION_NAMES.items()}
+    tables = common_tables(tuple(names.values()), height=HEIGHT)
     (root / "samples" / "LIDAR_TOP").mkdir(parents=True)
     for scene in scenes:
         start = rng.uniform(-5, 5, (len(names), 2)) + np.array([15.0, 0.0])
@@ -75,9 +90,7 @@ def write_drives(root: Path, scenes: tuple[str, ...]) -> None:
                      "translation": [x, y, 1], "size": [1.8, 4.0, 1.6], "rotation": [1, 0, 0, 0],
                      **_chain(marks, k), "num_lidar_pts": 20, "num_radar_pts": 0}
                 )  # fmt: skip
-    (root / VERSION).mkdir()
-    for name, rows in tables.items():
-        (root / VERSION / f"{name}.json").write_text(json.dumps(rows))
+    write(root, tables)
 
 
 def _chain(tokens: list[str], k: int) -> dict[str, str]:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from lidar.datasets.nuscenes import NuScenesKeyFrames
+from lidar.datasets.sources import FrameRef
 from lidar.detection.batch import Detections
 from lidar.detection.benchmarks import LabelledNuScenes
 from lidar.detection.failures import Mark
@@ -104,3 +105,40 @@ def test_without_the_devkit_the_extra_is_named(
         script("detection_rules").nuscenes_truth(
             tmp_path, version="v1.0-mini", split="mini_val", tokens=["a"]
         )
+
+
+def test_boxes_of_neighbours_and_out_of_range_count_neither_way(script: Callable[[str], ModuleType]) -> None:
+    """A car found, a van found as a car, a car out of range that is missed; and a car where nothing is."""
+    rules = script("detection_rules")
+    boxes = torch.tensor([[10.0, x, -1, 4, 1.8, 1.6, 0] for x in (0, 10, 20)])
+    objects = rules.Objects(
+        boxes=boxes,
+        names=("car", "van", "car"),
+        labels=torch.tensor([0, -1, 0]),
+        points=torch.full((3,), 50),
+        counted=torch.tensor([True, False, False]),
+    )
+
+    def judged(count: int, **given: dict[str, str]) -> tuple[float, float]:
+        wrong = boxes[:1] + torch.tensor([30.0, 0, 0, 0, 0, 0, 0])
+        detections = Detections(
+            boxes=torch.cat([boxes[:2], wrong])[:count],
+            scores=torch.tensor([0.5, 0.9, 0.8])[:count],
+            labels=torch.zeros(count, dtype=torch.int64),
+        )
+        found = FoundFrame(
+            ref=FrameRef(Path("a"), "a", "s"),
+            points=torch.zeros(0, 4),
+            detections=detections,
+            boxes=boxes,
+            labels=objects.labels,
+        )
+        seen = rules.SeenFrame(found=found, objects=objects, detection_points=torch.zeros(count))
+        result = rules.box_evaluation([seen], ("car", "bicycle"), **given)
+        assert (result.valid["car"], result.least["car"], result.reach["car"]) == (1, 0.7, 1.0)
+        assert (result.least["bicycle"], result.reach["bicycle"]) == (0.5, 0.6)
+        return result.curves["car"]["3d"].max(), result.curves["car"]["centre"].max()
+
+    assert judged(2, neighbours={"car": "van"}) == (1.0, 1.0)
+    assert judged(2) == (0.5, 0.5)
+    assert judged(3, neighbours={"car": "van"}) == (0.5, 0.5)

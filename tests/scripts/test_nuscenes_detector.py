@@ -39,5 +39,6 @@ def test_train_and_evaluate(
     assert len(submission) == stored["frames"]
     boxes = [box for found in submission.values() for box in found]
     assert boxes
-    assert np.isfinite([box["velocity"] for box in boxes]).all()
+    assert np.abs([box["velocity"] for box in boxes]).max() > 0
+    assert "sensor_frame" not in stored  # the devkit judges by centres
     assert (run / "evaluation" / "report.html").is_file()

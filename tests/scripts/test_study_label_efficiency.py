@@ -18,6 +18,7 @@ GAIN = {"scratch": 0.0, "scratch_long": 1.0, "ema_variance": 3.0, "sigreg": -1.0
 def study(script: Script, monkeypatch: pytest.MonkeyPatch) -> tuple[ModuleType, list[str]]:
     """The study, and the names of the commands it has run."""
     made, ran = script("study_label_efficiency"), []
+    made_of = {"root": "data"}
 
     def called(name: str, *words: str) -> dict[str, float]:
         ran.append(name)
@@ -27,9 +28,15 @@ def study(script: Script, monkeypatch: pytest.MonkeyPatch) -> tuple[ModuleType, 
             kitti = {metric: {"R40": [0, value, 0]} for metric in ("3d", "bev")}
             none = {metric: {"R40": [None, None, None]} for metric in ("3d", "bev")}
             centres = {"Car": {"centre": {"R40": value + 20}}, "Tram": {"centre": {"R40": None}}}
-            found = {"evaluation": {"Car": kitti, "Tram": none}, "sensor_frame": centres}
+            data = {"detection_data": {"fraction": int(scenes) / 600, "root": made_of["root"]}}
+            found = {
+                # A class that the detector does not learn: its 0 is no figure of it.
+                "evaluation": {"Car": kitti, "Tram": none, "Bus": {m: {"R40": [0, 0, 0]} for m in kitti}},
+                "sensor_frame": centres,
+                "settings": data,
+            }
             out = Path(words[0]) / "evaluation"
-            out.mkdir(parents=True)
+            out.mkdir(parents=True, exist_ok=True)
             (out / "results.json").write_text(json.dumps(found))
             return {"cpu_s": 1.0, "peak_mib": 10.0}
         settings: dict[str, Any] = composed(name.removesuffix(".py"), *words)
@@ -37,6 +44,7 @@ def study(script: Script, monkeypatch: pytest.MonkeyPatch) -> tuple[ModuleType, 
         return {"cpu_s": 120.0, "peak_mib": 300.0}
 
     monkeypatch.setattr(made, "called", called)
+    monkeypatch.setattr(made, "made_of", made_of, raising=False)
     return made, ran
 
 
@@ -71,10 +79,43 @@ def test_cells_are_paired_kept_and_reported(
     assert len(ran) == 46
     stored = json.loads((tmp_path / "label_efficiency.json").read_text())
     assert stored["cells"]["scratch"]["20"]["1"]["evaluation"]["Car"]["3d"]["R40"][1] == pytest.approx(41.2)
+    made.main([*words, "--seeds", "1", "--arms", "sigreg", "--evaluate-again"])
+    assert ran[46:] == ["evaluate_detector.py"] * 2
     with pytest.raises(SystemExit, match="of another protocol"):
         made.main([*words, "--steps", "7"])
+    # Also when it was not asked for.
+    with pytest.raises(SystemExit, match=r"scratch-20-0 is of another protocol"):
+        made.main([*words, "--seeds", "2", "--arms", "scratch", "--steps", "7"])
     with pytest.raises(SystemExit):
         made.main([*words, "--training", "100"])
+
+
+def test_cells_of_other_data_do_not_share_a_table(
+    study: tuple[ModuleType, list[str]], tmp_path: Path
+) -> None:
+    made, _ = study
+    words = ["--scenes", "20", "--arms", "scratch", "--runs", str(tmp_path / "runs"), "--out", str(tmp_path)]
+    made.main([*words, "--seeds", "0"])
+    made.made_of["root"] = "elsewhere"
+    with pytest.raises(SystemExit, match="scratch-20-1 was trained with another detection_data"):
+        made.main([*words, "--seeds", "1"])
+
+
+def test_settings_and_the_number_of_pairs_are_told(
+    study: tuple[ModuleType, list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made, _ = study
+    words = [
+        "--scenes", "20", "--runs", str(tmp_path / "runs"), "--out", str(tmp_path), "--extra", "trainer.batch_size=2",
+        "--pretraining-extra", "trainer.batch_size=8",
+    ]  # fmt: skip
+    made.main([*words, "--arms", "sigreg", "--seeds", "0", "1"])
+    made.main([*words, "--arms", "scratch", "--seeds", "1"])
+    text = capsys.readouterr().out
+    assert (
+        "Of train_detector.py: `trainer.batch_size=2`. Of pretrain_lidar.py: `trainer.batch_size=8`." in text
+    )
+    assert "| sigreg | 2 | 39.70 +- 0.71 | -1.00, 1 seeds |" in text
 
 
 def test_a_command_that_fails_is_shown(script: Script) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from lidar.datasets.errors import DatasetError
 from lidar.detection.folder_labels import json_line
 from tests.scripts.conftest import write_clouds
 from tests.scripts.test_train_policy import composed
@@ -51,7 +52,7 @@ def test_train_stop_resume_and_evaluate(
     words = [
         f"detector={name}",
         *simulated,
-        "detection_data.sampling.counts={Car: 3}",
+        "detection_data.sampling.counts.Car=3",
         "detection_data.fraction=0.5",
     ]
     assert train.run(settings(tmp_path / "whole", *words)) == 0
@@ -66,6 +67,35 @@ def test_train_stop_resume_and_evaluate(
     assert stored["frames"] == 2
     assert len(list((tmp_path / "whole" / "evaluation" / "data").glob("*.txt"))) == 2
     assert len(stored["evaluation"]["Car"]["3d"]["R40"]) == 3
+    assert set(stored["sensor_frame"]["Car"]) == {"objects", "iou", "reach", "3d", "bev", "centre"}
+
+
+def test_what_cannot_be_pasted_is_left_out_and_told(
+    simulated: list[str], tmp_path: Path, script: Script, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The counts of the data's defaults are of all three classes."""
+    made = script("detection")
+    words = [*simulated, "detector=center_point_small"]
+    cars = settings(tmp_path, *words, "detector.classes=[Car]")
+    assert set(made.training_frames(cars, made.detector(cars)).augment.sampling.counts) == {"Car"}
+    assert "not pasted: Cyclist, Pedestrian (" in capsys.readouterr().out
+    # Nobody has so many points: an error of all scenes, not of a part of them, which may lack a class.
+    many = "detection_data.sampling={counts: {Car: 0, Pedestrian: 1, Cyclist: 0}, min_points: 100000}"
+    whole = settings(tmp_path, *words, many)
+    with pytest.raises(ValueError, match="no Pedestrian with 100000 or more points"):
+        made.training_frames(whole, made.detector(whole))
+    part = settings(tmp_path, *words, many, "detection_data.fraction=0.75")
+    assert made.training_frames(part, made.detector(part)).augment.sampling is None
+    assert "not pasted: Pedestrian (" in capsys.readouterr().out
+    # A class that these scenes do not have.
+    trams = [*words, "detector.classes=[Car, Tram]", "+detection_data.sampling.counts.Tram=2"]
+    part = settings(tmp_path, *trams, "detection_data.fraction=0.75")
+    assert set(made.training_frames(part, made.detector(part)).augment.sampling.counts) == {"Car"}
+    whole = settings(tmp_path, *trams)
+    with pytest.raises(DatasetError, match="no object of class Tram"):
+        made.training_frames(whole, made.detector(whole))
+    none = settings(tmp_path, *words, "detection_data.sampling.counts=null")
+    assert made.training_frames(none, made.detector(none)).augment.sampling is None
 
 
 def test_a_pretrained_encoder_is_loaded_whole_and_kept_if_frozen(

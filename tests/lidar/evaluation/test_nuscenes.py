@@ -16,6 +16,7 @@ from lidar.evaluation.nuscenes import (
     evaluate_nuscenes_tables,
 )
 from lidar.evaluation.nuscenes_submission import submission
+from tests.lidar.nuscenes_drives import common_tables, write
 
 pytest.importorskip("nuscenes", reason="needs the extra nuscenes")
 RealData = Callable[[str], Path]
@@ -165,48 +166,20 @@ def test_without_the_devkit_the_error_names_the_extra(monkeypatch: pytest.Monkey
 
 def write_tables(root: Path) -> None:
     """One sample of scene-0103 (mini_val): a car and a bicycle on the road, a bicycle in a rack, ego at (100, 0)."""
-    folder = root / "v1.0-mini"
-    folder.mkdir(parents=True)
-    mount = {"translation": [0, 0, 1.8], "rotation": [1, 0, 0, 0], "camera_intrinsic": []}
     names = ("vehicle.car", "vehicle.bicycle", "static_object.bicycle_rack")
-    tables: dict[str, list[dict[str, Any]]] = {
-        "category": [{"token": n, "name": n, "description": ""} for n in names],
-        "attribute": [{"token": "moving", "name": "vehicle.moving", "description": ""}],
-        "visibility": [{"token": "4", "level": "v80-100", "description": ""}],
-        "instance": [],
-        "sensor": [{"token": "lidar", "channel": "LIDAR_TOP", "modality": "lidar"}],
-        "calibrated_sensor": [{"token": "mount", "sensor_token": "lidar", **mount}],
-        "ego_pose": [{"token": "pose", "timestamp": 0, "rotation": [1, 0, 0, 0], "translation": [100, 0, 0]}],
-        "log": [{"token": "log", "logfile": "", "vehicle": "", "date_captured": "", "location": ""}],
-        "scene": [
-            {
-                "token": "scene",
-                "log_token": "log",
-                "nbr_samples": 1,
-                "name": "scene-0103",
-                "description": "",
-                "first_sample_token": "a",
-                "last_sample_token": "a",
-            }
-        ],
-        "sample": [{"token": "a", "timestamp": 0, "scene_token": "scene", "prev": "", "next": ""}],
-        "sample_data": [
-            {
-                "token": "sweep",
-                "sample_token": "a",
-                "ego_pose_token": "pose",
-                "calibrated_sensor_token": "mount",
-                "timestamp": 0,
-                "fileformat": "bin",
-                "is_key_frame": True,
-                "filename": "",
-                "prev": "",
-                "next": "",
-            }
-        ],
-        "sample_annotation": [],
-        "map": [{"token": "map", "log_tokens": ["log"], "category": "", "filename": ""}],
-    }
+    tables = common_tables(names, height=1.8)
+    tables["ego_pose"] = [
+        {"token": "pose", "timestamp": 0, "rotation": [1, 0, 0, 0], "translation": [100, 0, 0]}
+    ]
+    tables["scene"] = [
+        {"token": "scene", "log_token": "log", "nbr_samples": 1, "name": "scene-0103", "description": "",
+         "first_sample_token": "a", "last_sample_token": "a"}
+    ]  # fmt: skip
+    tables["sample"] = [{"token": "a", "timestamp": 0, "scene_token": "scene", "prev": "", "next": ""}]
+    tables["sample_data"] = [
+        {"token": "sweep", "sample_token": "a", "ego_pose_token": "pose", "calibrated_sensor_token": "mount",
+         "timestamp": 0, "fileformat": "bin", "is_key_frame": True, "filename": "", "prev": "", "next": ""}
+    ]  # fmt: skip
     for number, (name, x) in enumerate(zip((*names, names[1]), (110, 120, 130, 130), strict=True)):
         thing, mark = f"thing{number}", f"mark{number}"
         tables["instance"].append(
@@ -234,8 +207,7 @@ def write_tables(root: Path) -> None:
                 "num_radar_pts": 0,
             }
         )
-    for name, rows in tables.items():
-        (folder / f"{name}.json").write_text(json.dumps(rows))
+    write(root, tables)
 
 
 def test_tables_with_their_bicycle_racks(tmp_path: Path) -> None:

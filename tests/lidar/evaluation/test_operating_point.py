@@ -43,7 +43,7 @@ def test_equal_scores_are_one_threshold_and_other_classes_do_not_count() -> None
     assert (same.recall, same.precision) == (1.0, 0.5)
     other = best_operating_point([frame({10.0: 50}, [(10.0, 0.5)], label=1)], label=0, least=0.7)
     assert other.recall == 0.0
-    with pytest.raises(ValueError, match="no object counts"):
+    with pytest.raises(ValueError, match="none of the 1 objects is of class 0 and counts"):
         best_operating_point([frame({10.0: 5}, [(10.0, 0.5)])], label=0, least=0.7)
 
 
