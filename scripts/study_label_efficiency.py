@@ -170,7 +170,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--detector", default="center_point_small")
     parser.add_argument("--model", default="small", help="encoder of the pretraining, that of the detector")
     parser.add_argument("--mode", default="finetune", choices=("finetune", "frozen", "layerwise"))
-    parser.add_argument("--steps", type=int, default=360)
+    parser.add_argument("--steps", type=int, default=720)
     parser.add_argument(
         "--long-factor", type=float, default=2.0, help="steps of scratch_long, in those of the others"
     )
