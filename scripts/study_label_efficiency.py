@@ -112,10 +112,20 @@ def make_cell(
     }
     cell = {
         "protocol": plain(protocol), "detection_data": data, "training": json.loads(trained.read_text()),
-        "evaluation": found["evaluation"], "sensor_frame": found["sensor_frame"], **provenance(),
+        **{part: without_curves(found[part]) for part in ("evaluation", "sensor_frame")}, **provenance(),
     }  # fmt: skip
     write_json(folder / "cell.json", cell)
     print(f"{arm}, {scenes} scenes, seed {seed}: mAP {mean_ap(cell):.2f}", flush=True)
+
+
+def without_curves(figures: dict[str, Any]) -> dict[str, Any]:
+    """Figures of each class and metric; their curves stay in the run's results.json."""
+    return {
+        name: {
+            k: {p: v[p] for p in v if p != "precision"} if isinstance(v, dict) else v for k, v in row.items()
+        }
+        for name, row in figures.items()
+    }
 
 
 def checked(folder: Path, protocol: Protocol) -> Cell:

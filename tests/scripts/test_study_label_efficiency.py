@@ -27,7 +27,10 @@ def study(script: Script, monkeypatch: pytest.MonkeyPatch) -> tuple[ModuleType, 
             value = 40.0 + int(seed) + int(scenes) / 100 + GAIN[arm]
             kitti = {metric: {"R40": [0, value, 0]} for metric in ("3d", "bev")}
             none = {metric: {"R40": [None, None, None]} for metric in ("3d", "bev")}
-            centres = {"Car": {"centre": {"R40": value + 20}}, "Tram": {"centre": {"R40": None}}}
+            centres = {
+                "Car": {"objects": 3, "centre": {"R40": value + 20, "precision": [1.0]}},
+                "Tram": {"objects": 0, "centre": {"R40": None, "precision": [None]}},
+            }
             data = {"detection_data": {"fraction": int(scenes) / 600, "root": made_of["root"]}}
             found = {
                 # A class that the detector does not learn: its 0 is no figure of it.
@@ -81,6 +84,8 @@ def test_cells_are_paired_kept_and_reported(
     assert stored["cells"]["scratch"]["20"]["1"]["evaluation"]["Car"]["3d"]["R40"][1] == pytest.approx(41.2)
     made.main([*words, "--seeds", "1", "--arms", "sigreg", "--evaluate-again"])
     assert ran[46:] == ["evaluate_detector.py"] * 2
+    car = stored["cells"]["scratch"]["20"]["1"]["sensor_frame"]["Car"]
+    assert car == {"objects": 3, "centre": {"R40": pytest.approx(61.2)}}
     with pytest.raises(SystemExit, match="of another protocol"):
         made.main([*words, "--steps", "7"])
     # Also when it was not asked for.
