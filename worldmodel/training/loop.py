@@ -322,7 +322,7 @@ class _Loop:
         return tqdm(
             total=self.config.max_steps,
             initial=start,
-            desc="pretraining",
+            desc="training",
             unit="step",
             disable=quiet,
             mininterval=0.5 if sys.stderr.isatty() else 30.0,
