@@ -3,6 +3,13 @@
 Needs `pip install 'robot-worldmodel[lerobot]'`.
 """
 
+try:
+    import pyarrow  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        "LeRobot data sets need pyarrow, av and pillow: pip install 'robot-worldmodel[lerobot]'"
+    ) from error
+
 from envs.lerobot.reader import LeRobotDataset
 from envs.lerobot.recording import write_episodes
 from envs.lerobot.schema import DatasetFormatError, DatasetInfo, EpisodeError, Feature

@@ -12,14 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-try:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-except ImportError as error:  # pragma: no cover
-    raise ImportError(
-        "LeRobot data sets need pyarrow, av and pillow: pip install 'robot-worldmodel[lerobot]'"
-    ) from error
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 VERSION = "v3.0"
 INFO_PATH = "meta/info.json"

@@ -1,6 +1,8 @@
 """The files are those of the reference package, lerobot 0.6.1, written down here by hand."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -160,3 +162,9 @@ def test_quantiles_of_one_episode_are_exact() -> None:
     np.testing.assert_allclose(stats["x"]["q10"], np.quantile(x, 0.1, axis=0), rtol=1e-6)
     expected = np.quantile(pixels, 0.9, method="inverted_cdf") / 255
     assert stats["image"]["q90"].ravel() == pytest.approx(expected)
+
+
+def test_without_pyarrow_the_extra_is_named() -> None:
+    code = "import sys; sys.modules['pyarrow'] = None; import envs.lerobot.reader"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "pip install 'robot-worldmodel[lerobot]'" in done.stderr
