@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from runs import locate
 
 from lidar.augment import Augmentation
 from lidar.datasets import KittiObject, PointFolder, split_scenes
+from lidar.datasets.errors import FrameError
 from lidar.datasets.nuscenes import NuScenesKeyFrames, official_scenes
 from lidar.datasets.sources import FrameRef
 from lidar.detection import models, pv_rcnn_models
@@ -133,11 +135,25 @@ def sampling(
 
     Names that are no class of the detector are left out, and so are, of a fraction of the labels, classes of which it
     has nothing to paste. Which ones is printed.
+
+    Raises:
+        ValueError: for a name that is no class of the detector and in no label either.
     """
     data = settings["detection_data"]
     given = data["sampling"]
     asked = {name: count for name, count in (given["counts"] or {}).items() if count}
     counts = {name: count for name, count in asked.items() if name in classes.names}
+    unknown = set(asked) - set(counts)
+    for ref in source.frames:
+        if not unknown:
+            break
+        with suppress(FrameError):  # of the frames that are trained on it is raised when they are cut
+            unknown -= set(source.labels(ref).names)
+    if unknown:
+        raise ValueError(
+            f"gt-sampling counts {', '.join(sorted(unknown))}, but the classes are {classes.names} and no label has "
+            f"that name: leave it out with ~detection_data.sampling.counts.NAME"
+        )
     if not counts:
         return None
     told = json.dumps([source.name, [str(ref.path) for ref in refs], classes.names, dict(classes.aliases)])

@@ -94,6 +94,9 @@ def test_what_cannot_be_pasted_is_left_out_and_told(
     whole = settings(tmp_path, *trams)
     with pytest.raises(DatasetError, match="no object of class Tram"):
         made.training_frames(whole, made.detector(whole))
+    typo = settings(tmp_path, *words, "+detection_data.sampling.counts.car=5", "detection_data.fraction=0.75")
+    with pytest.raises(ValueError, match=r"counts car, but the classes are .* and no label has that name"):
+        made.training_frames(typo, made.detector(typo))
     none = settings(tmp_path, *words, "detection_data.sampling.counts=null")
     assert made.training_frames(none, made.detector(none)).augment.sampling is None
 
