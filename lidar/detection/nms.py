@@ -3,7 +3,7 @@
 import torch
 
 from lidar.detection.boxes import check_boxes
-from lidar.detection.overlap import paired_bev_iou, touching
+from lidar.detection.overlap import likely, paired_bev_iou, touching
 
 # Boxes decided at a time, at first: what they suppress further down is never compared among itself. Where they suppress
 # little, that saves little, and blocks grow.
@@ -65,7 +65,7 @@ def _over(
     a: torch.Tensor, b: torch.Tensor, pairs: tuple[torch.Tensor, torch.Tensor], threshold: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Those of the pairs (row of a, row of b) whose overlap exceeds the threshold."""
-    rows, columns = pairs
+    rows, columns = likely(a, b, pairs, over=threshold)
     over = paired_bev_iou(a.index_select(0, rows), b.index_select(0, columns)) > threshold
     return rows[over], columns[over]
 

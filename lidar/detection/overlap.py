@@ -137,6 +137,31 @@ def touching(a: torch.Tensor, b: torch.Tensor, *, over: float = 0.0) -> tuple[to
     return rows, columns
 
 
+def likely(
+    a: torch.Tensor, b: torch.Tensor, pairs: tuple[torch.Tensor, torch.Tensor], *, over: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Those of the pairs (row of a [N, 7+], row of b [M, 7+]) that bounds cheaper than their IoU do not rule out.
+
+    None with an IoU above `over`, at least 0, seen from above is lost. It needs an intersection above
+    (|A| + |B|) over / (1 + over). Two boxes share no more than two strips do, one along a side of each: those of widths
+    u and v that cross at an angle d share u v / |sin d|.
+    """
+    # Cosine, sine, length, width and what the box adds to the intersection needed, less for rounding: [5, N].
+    share = 0.9999 * over / (1 + over)
+    of_a, of_b = (
+        torch.stack([v[:, 6].cos(), v[:, 6].sin(), v[:, 3], v[:, 4], v[:, 3] * v[:, 4] * share])
+        for v in (a, b)
+    )
+    rows, columns = pairs
+    cos_a, sin_a, length_a, width_a, needed = of_a.index_select(1, rows)
+    cos_b, sin_b, length_b, width_b, needed_b = of_b.index_select(1, columns)
+    needed = needed + needed_b
+    sin, cos = (sin_b * cos_a - cos_b * sin_a).abs(), (cos_b * cos_a + sin_b * sin_a).abs()
+    both = (sin - 1e-5) * needed <= torch.minimum(width_a * width_b, length_a * length_b)
+    both &= (cos - 1e-5) * needed <= torch.minimum(width_a * length_b, length_a * width_b)
+    return rows[both], columns[both]
+
+
 def _close(a: torch.Tensor, b: torch.Tensor, factor: float | None) -> torch.Tensor:
     """Whether circles (x, y, radius) meet, or the centres are within `factor` times the smaller radius."""
     reach = a[2] + b[2] if factor is None else torch.minimum(a[2], b[2]).mul_(factor)

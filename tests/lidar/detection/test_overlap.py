@@ -14,6 +14,7 @@ from lidar.detection.overlap import (
     bev_intersection,
     bev_iou,
     iou_3d,
+    likely,
     paired_bev_intersection,
     paired_bev_iou,
     paired_iou_3d,
@@ -197,6 +198,12 @@ def test_no_pair_above_a_threshold_is_passed_over(over: float, extent: float, dt
     assert not bool(((overlap > over) & ~found).any())
     if extent == 300.0:
         assert found.float().mean() < 0.05
+    some = found.clone()
+    found[:] = False
+    found[likely(boxes, boxes, some.nonzero(as_tuple=True), over=over)] = True
+    assert not bool(((overlap > over) & ~found).any())
+    if extent == 3.0 and 0.5 <= over < 1:  # at 1 there is every box with itself, and no other
+        assert found.sum() < 0.7 * some.sum()
 
 
 def test_a_broken_box_spoils_its_own_column_alone() -> None:
