@@ -7,6 +7,7 @@ from typing import Any
 from worldmodel.evaluation.intervals import MeanOverSeeds, interval, paired
 
 Cell = dict[str, Any]
+Family = Mapping[int, Sequence[Cell]]  # by seed
 MODERATE = 1
 BAR = 2.0  # points of mAP over scratch at 20 scenes
 METRICS = {"3d": "3-D mAP", "bev": "BEV mAP", "centre": "mAP by centres"}
@@ -45,24 +46,26 @@ def report(
         if protocol[words]:
             lines[-1] += f" Of {script}.py: `{' '.join(protocol[words])}`."
     verdicts = []
+    compared = ["arm", "seeds"]
+    compared += [word for told in METRICS.values() for word in (told, "difference to scratch (95 %)")]
     for scenes in budgets:
-        mine = {arm: by_scenes[scenes] for arm, by_scenes in cells.items() if scenes in by_scenes}
-        head = ["arm", "seeds"]
-        head += [word for told in METRICS.values() for word in (told, "difference to scratch (95 %)")]
-        head += [f"{name}, 3-D" for name in classes]
+        mine = _of_budgets(cells, [scenes])
+        scratch = mine.get("scratch", {})
+        head = [*compared, *(f"{name}, 3-D" for name in classes)]
         lines += ["", f"## {scenes} labelled scenes", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
         for arm, family in mine.items():
-            seeds = sorted(family)
-            row = [arm, str(len(seeds))]
-            for metric in METRICS:
-                row.append(_mean([mean_ap(family[s], metric) for s in seeds]))
-                row.append(_difference(family, mine.get("scratch", {}), metric) if arm != "scratch" else "")
-            row += [_mean([by_class(family[s], "3d")[c] for s in seeds]) for c in classes]
+            found = [by_class(family[s][0], "3d") for s in sorted(family)]
+            row = [*_row(arm, family, scratch), *(_mean([f[name] for f in found]) for name in classes)]
             lines.append(f"| {' | '.join(row)} |")
-            gain = _against(family, mine.get("scratch", {}), "3d")
+            gain = _against(family, scratch, "3d")
             if scenes == 20 and gain and not arm.startswith("scratch"):
                 reached = "reached" if gain.mean >= BAR else "not reached"
                 verdicts.append(f"{arm} {gain.mean:+.2f} ({reached})")
+    mine = _of_budgets(cells, budgets)
+    if len(budgets) > 1 and len(mine) > 1:
+        lines += ["", f"## Mean over {', '.join(map(str, budgets))} labelled scenes", ""]
+        lines += [f"| {' | '.join(compared)} |", "|---" * len(compared) + "|"]
+        lines += [f"| {' | '.join(_row(a, family, mine.get('scratch', {})))} |" for a, family in mine.items()]
     if verdicts:
         lines += ["", f"At 20 scenes, {BAR:+g} points of 3-D mAP over scratch: {', '.join(verdicts)}."]
     known = {arm: rows for arm, rows in costs.items() if rows}
@@ -74,14 +77,40 @@ def report(
     return "\n".join([*lines, ""])
 
 
-def _against(family: Mapping[int, Cell], scratch: Mapping[int, Cell], metric: str) -> MeanOverSeeds | None:
+def _of_budgets(
+    cells: Mapping[str, Mapping[int, Mapping[int, Cell]]], budgets: Sequence[int]
+) -> dict[str, Family]:
+    """By arm and seed the cells of all these numbers of labels; what does not have them all is left out."""
+    whole = {}
+    for arm, by_scenes in cells.items():
+        families = [by_scenes.get(scenes, {}) for scenes in budgets]
+        seeds = set(families[0]).intersection(*families[1:])
+        if seeds:
+            whole[arm] = {seed: [family[seed] for family in families] for seed in sorted(seeds)}
+    return whole
+
+
+def _row(arm: str, family: Family, scratch: Family) -> list[str]:
+    row = [arm, str(len(family))]
+    for metric in METRICS:
+        row.append(_mean([_score(cells, metric) for cells in family.values()]))
+        row.append(_difference(family, scratch, metric) if arm != "scratch" else "")
+    return row
+
+
+def _score(cells: Sequence[Cell], metric: str) -> float:
+    return statistics.fmean(mean_ap(cell, metric) for cell in cells)
+
+
+def _against(family: Family, scratch: Family, metric: str) -> MeanOverSeeds | None:
+    """The difference of each seed, averaged: cells of one seed share their pretraining, seeds are drawn anew."""
     both = sorted(set(family) & set(scratch))
     if not both:
         return None
-    return paired([mean_ap(family[s], metric) for s in both], [mean_ap(scratch[s], metric) for s in both])
+    return paired([_score(family[s], metric) for s in both], [_score(scratch[s], metric) for s in both])
 
 
-def _difference(family: Mapping[int, Cell], scratch: Mapping[int, Cell], metric: str) -> str:
+def _difference(family: Family, scratch: Family, metric: str) -> str:
     found = _against(family, scratch, metric)
     if found is None:
         return ""

@@ -74,6 +74,9 @@ def test_cells_are_paired_kept_and_reported(
         f"| ema_variance | 2 | {f'43.70 +- 0.71 | {gain} | ' * 2}63.70 +- 0.71 | {gain} | 43.70 +- 0.71 | - |"
     )
     assert row in text
+    over_both = text.split("## Mean over 20, 600 labelled scenes")[1].splitlines()
+    mean = next(line for line in over_both if line.startswith("| ema_variance | 2 |")).split(" | ")
+    assert mean[3] == mean[5] == mean[7].removesuffix(" |") == gain
     assert "ema_variance +3.00 (reached), sigreg -1.00 (not reached), occupancy +2.50 (reached)" in text
     assert "| sigreg | 2 | 2.0 | 300 |" in text
     assert ran.count("pretrain_lidar.py") == 6
