@@ -59,7 +59,6 @@ bench: $(VENV)/.all
 	$(BIN)/python scripts/benchmark_sparse.py $(if $(REAL),--real $(REAL))
 	$(BIN)/python scripts/benchmark_pipeline.py $(if $(REAL),--real $(REAL))
 	$(BIN)/python scripts/benchmark_suppression.py
-	$(BIN)/python scripts/benchmark_gt_database.py
 	$(BIN)/python scripts/measure_objectives.py
 	$(BIN)/python scripts/deep_linear.py
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow

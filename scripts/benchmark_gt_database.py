@@ -55,7 +55,7 @@ def paste_together(job: Job, ready: Any, answers: Any) -> None:
 
 def mapped(path: Path) -> dict[str, float]:
     """MiB of a file that this process maps: what it touched, its share of that, and what it has to itself."""
-    fields = {"Rss": "resident_mib", "Pss": "share_mib", "Private_Dirty": "written_mib"}
+    fields = {"Rss": "resident_mib", "Pss": "share_mib", "Anonymous": "copied_mib"}
     found = dict.fromkeys(fields.values(), 0.0)
     inside = False
     for line in Path("/proc/self/smaps").read_text().splitlines():
@@ -114,12 +114,12 @@ def table(args: argparse.Namespace, built: dict[str, Any], pasting: list[dict[st
     rows = {
         "one pass, one file": f"{wall:.0f} s, {args.frames / wall:.0f} frames a second",
         "its processor time": f"{built['cpu_s']:.0f} s",
-        "reading the same points and labels, no more, in one process": f"{built['read_only_s']:.0f} s",
+        "reading the same points and labels before, no more, in one process": f"{built['read_only_s']:.0f} s",
         "most memory of a process that builds": f"{built['peak_mib']:.0f} MiB",
         "file": f"{built['file_mib']:.0f} MiB: {objects}",
         "of it in memory, added up over the processes that paste": f"{total('resident_mib'):.0f} MiB",
         "of that in memory once, shared": f"{total('share_mib'):.0f} MiB",
-        "written to, hence copied": f"{total('written_mib'):.0f} MiB",
+        "copied for one process alone": f"{total('copied_mib'):.0f} MiB",
         f"pasting into a scene, {args.processes} processes at a time": f"{pace:.1f} ms, {pasted:.0f} objects",
     }
     return (

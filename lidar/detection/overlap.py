@@ -13,6 +13,7 @@ continuous function of the boxes. Coordinates are relative to one box's centre, 
 import torch
 
 from lidar.detection.boxes import check_boxes
+from worldmodel.distributed import at_least_fp32
 
 # Pairs at a time in the search for those that can touch: what stays in a CPU's cache, what fills a GPU.
 _BLOCK = {"cpu": 1 << 17}
@@ -142,15 +143,15 @@ def likely(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Those of the pairs (row of a [N, 7+], row of b [M, 7+]) that bounds cheaper than their IoU do not rule out.
 
-    None with an IoU above `over`, at least 0, seen from above is lost. It needs an intersection above
+    Row and column indices [K]. None with an IoU above `over` seen from above is lost. It needs an intersection above
     (|A| + |B|) over / (1 + over). Two boxes share no more than two strips do, one along a side of each: those of widths
     u and v that cross at an angle d share u v / |sin d|.
     """
     # Cosine, sine, length, width and what the box adds to the intersection needed, less for rounding: [5, N].
-    share = 0.9999 * over / (1 + over)
+    share = 0.9999 * max(over, 0.0) / (1 + max(over, 0.0))
     of_a, of_b = (
         torch.stack([v[:, 6].cos(), v[:, 6].sin(), v[:, 3], v[:, 4], v[:, 3] * v[:, 4] * share])
-        for v in (a, b)
+        for v in (at_least_fp32(a), at_least_fp32(b))
     )
     rows, columns = pairs
     cos_a, sin_a, length_a, width_a, needed = of_a.index_select(1, rows)

@@ -22,5 +22,5 @@ def test_processes_share_the_file(tmp_path: Path) -> None:
     share = sum(row["share_mib"] for row in stored["pasting"])
     assert 0 < share <= stored["built"]["file_mib"] + 0.01
     assert sum(row["resident_mib"] for row in stored["pasting"]) > 1.5 * share
-    assert all(row["written_mib"] == 0 for row in stored["pasting"])
+    assert all(row["copied_mib"] == 0 for row in stored["pasting"])
     assert done.stdout == (tmp_path / "gt_database.md").read_text() + "\n"
