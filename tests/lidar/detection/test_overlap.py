@@ -206,6 +206,23 @@ def test_no_pair_above_a_threshold_is_passed_over(over: float, extent: float, dt
         assert found.sum() < 0.7 * some.sum()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("over", [0.0, 0.1, 0.7])
+def test_bounds_hold_for_boxes_of_no_size_and_of_almost_none(over: float, dtype: torch.dtype) -> None:
+    shapes = [(0, 0), (4, 0), (0, 2), (1e-3, 1e-3), (1e-3, 2e-3), (4, 1e-6), (4, 2)]
+    boxes = torch.tensor(
+        [(50, 3, 0, *shape, 1, heading) for shape in shapes for heading in (0, 0.4)], dtype=dtype
+    )
+    rows, columns = (v.flatten() for v in torch.meshgrid(*[torch.arange(len(boxes))] * 2, indexing="ij"))
+    overlap = paired_bev_iou(boxes[rows], boxes[columns]).view(len(boxes), -1)
+    assert overlap.isfinite().all()
+    assert not overlap[:6].any()  # nothing is above any threshold of nothing
+    assert (overlap.diag()[6:] - 1).abs().max() < 1e-5
+    found = torch.zeros_like(overlap, dtype=torch.bool)
+    found[likely(boxes, boxes, touching(boxes, boxes, over=over), over=over)] = True
+    assert not bool(((overlap > over) & ~found).any())
+
+
 def test_a_broken_box_spoils_its_own_column_alone() -> None:
     boxes = random_boxes(3, seed=0)
     spoilt = boxes.clone()
