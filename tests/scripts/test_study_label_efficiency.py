@@ -77,6 +77,9 @@ def test_cells_are_paired_kept_and_reported(
     over_both = text.split("## Mean over 20, 600 labelled scenes")[1].splitlines()
     mean = next(line for line in over_both if line.startswith("| ema_variance | 2 |")).split(" | ")
     assert mean[3] == mean[5] == mean[7].removesuffix(" |") == gain
+    gain = "+4.00 (+4.00 to +4.00)"
+    assert f"| ema_variance - sigreg | {gain} | {gain} | {gain} |" in text
+    assert "none widened for the 9 of them" in text
     assert "ema_variance +3.00 (reached), sigreg -1.00 (not reached), occupancy +2.50 (reached)" in text
     assert "| sigreg | 2 | 2.0 | 300 |" in text
     assert ran.count("pretrain_lidar.py") == 6
