@@ -79,9 +79,7 @@ def report(
     return "\n".join([*lines, ""])
 
 
-def _between(
-    cells: Mapping[str, Mapping[int, Mapping[int, Cell]]], budgets: Sequence[int]
-) -> list[str]:
+def _between(cells: Mapping[str, Mapping[int, Mapping[int, Cell]]], budgets: Sequence[int]) -> list[str]:
     """Every objective against every other: a table of the differences in 3-D mAP at each number of labels."""
     pairs = list(itertools.combinations([arm for arm in cells if not arm.startswith("scratch")], 2))
     if not pairs:
@@ -105,7 +103,7 @@ def _of_budgets(
     cells: Mapping[str, Mapping[int, Mapping[int, Cell]]], budgets: Sequence[int]
 ) -> dict[str, Family]:
     """By arm and seed the cells of all these numbers of labels; what does not have them all is left out."""
-    whole = {}
+    whole: dict[str, Family] = {}
     for arm, by_scenes in cells.items():
         families = [by_scenes.get(scenes, {}) for scenes in budgets]
         seeds = set(families[0]).intersection(*families[1:])
